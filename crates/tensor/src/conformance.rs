@@ -1,0 +1,221 @@
+//! The suite every backend must pass: each operation against [`Reference`](crate::Reference), bit for bit.
+
+use half::bf16;
+use microscale_formats::{ElementFormat, ScaleRule};
+
+use crate::{Attention, Backend, BlockFormat, Matrix, Reference, Rotation, WeightMatrix};
+
+/// Checks every operation of `backend` on shapes with all the awkward edges (odd lengths, short blocks, one row, one
+/// feature, zero blocks, extreme scales, NaN).
+///
+/// # Errors
+/// The first difference: the operation, the case, the position and both values.
+pub fn check<B: Backend>(backend: &B) -> Result<(), String> {
+    let suite = Suite { backend, reference: Reference };
+    suite.rows()?;
+    suite.linears()?;
+    suite.attentions()
+}
+
+struct Suite<'a, B> {
+    backend: &'a B,
+    reference: Reference,
+}
+
+/// Formats that between them take every path: none, each element, other block sizes and rules.
+fn formats() -> Vec<Option<BlockFormat>> {
+    let mut formats = vec![None];
+    formats.extend(ElementFormat::ALL.map(|e| Some(BlockFormat::from(e))));
+    formats.push(Some(BlockFormat { block_size: 16, ..ElementFormat::ALL[2].into() }));
+    formats.push(Some(BlockFormat { block_size: 64, scale_rule: ScaleRule::Even, ..ElementFormat::ALL[4].into() }));
+    formats
+}
+
+/// What the test values look like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Values {
+    /// Around one, some zeros.
+    Usual,
+    /// Exponents all over the range, subnormals among them.
+    Wild,
+    /// Usual, with one infinity.
+    Poisoned,
+}
+
+/// A matrix of pseudo-random values.
+fn random(rows: usize, columns: usize, seed: u64, values: Values) -> Matrix {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u32
+    };
+    let mut matrix = Matrix::zeros(rows, columns);
+    for x in matrix.values_mut() {
+        let bits = next();
+        let exponent = match values {
+            Values::Wild => bits >> 8 & 0xFF,
+            _ => 120 + (bits >> 8 & 7),
+        };
+        *x = bf16::from_bits((bits as u16 & 0x807F) | (exponent.min(254) as u16) << 7);
+        if bits >> 20 & 15 == 0 {
+            *x = bf16::ZERO;
+        }
+    }
+    if columns >= 40 {
+        matrix.row_mut(rows / 2)[..40].fill(bf16::ZERO); // a whole block of zeros
+    }
+    if values == Values::Poisoned {
+        matrix.row_mut(rows / 2)[columns / 2] = bf16::INFINITY;
+    }
+    matrix
+}
+
+fn same(what: &str, expected: &Matrix, found: &Matrix) -> Result<(), String> {
+    for (i, (e, f)) in expected.values().iter().zip(found.values()).enumerate() {
+        if e.to_bits() != f.to_bits() && !(e.is_nan() && f.is_nan()) {
+            let (row, column) = (i / expected.columns(), i % expected.columns());
+            return Err(format!("{what}: row {row}, column {column}: {e:?} expected, {f:?} found"));
+        }
+    }
+    if (expected.rows(), expected.columns()) != (found.rows(), found.columns()) {
+        return Err(format!("{what}: shapes differ"));
+    }
+    Ok(())
+}
+
+impl<B: Backend> Suite<'_, B> {
+    fn rows(&self) -> Result<(), String> {
+        for (rows, columns, values) in [
+            (1, 8, Values::Usual),
+            (9, 64, Values::Usual),
+            (3, 1096, Values::Usual),
+            (2, 2061, Values::Usual),
+            (5, 70, Values::Wild),
+        ] {
+            let (x, y) = (random(rows, columns, 1, values), random(rows, columns, 2, values));
+            let weight = random(1, columns, 3, Values::Usual).into_values();
+            let up = |m: &Matrix| self.backend.upload(m.clone());
+            let (bx, by) = (up(&x), up(&y));
+            let case = format!("{rows} x {columns}, {values:?}");
+            let download = |m| self.backend.download(&m);
+            same(&format!("add, {case}"), &self.reference.add(&x, &y), &download(self.backend.add(&bx, &by)))?;
+            same(&format!("gated, {case}"), &self.reference.gated(&x, &y), &download(self.backend.gated(&bx, &by)))?;
+            let norm = self.reference.rms_norm(&x, &weight, 1e-5);
+            same(&format!("rms_norm, {case}"), &norm, &download(self.backend.rms_norm(&bx, &weight, 1e-5)))?;
+            let which: Vec<u32> = (0..rows as u32).rev().chain([0]).collect();
+            same("gather", &self.reference.gather(&x, &which), &download(self.backend.gather(&bx, &which)))?;
+            let targets: Vec<u32> = (0..rows).map(|i| ((i * 7) % columns) as u32).collect();
+            let (expected, found) = (self.reference.scores(&x, &targets), self.backend.scores(&bx, &targets));
+            if expected
+                .iter()
+                .zip(&found)
+                .any(|(e, f)| e.log_probability.to_bits() != f.log_probability.to_bits() || e.greedy != f.greedy)
+            {
+                return Err(format!("scores, {case}: {expected:?} expected, {found:?} found"));
+            }
+            if columns % 8 == 0 {
+                let rotation =
+                    Rotation { cos: random(rows, 8, 4, Values::Usual), sin: random(rows, 8, 5, Values::Usual) };
+                same(
+                    &format!("rope, {case}"),
+                    &self.reference.rope(&x, &rotation),
+                    &download(self.backend.rope(&bx, &rotation)),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn linears(&self) -> Result<(), String> {
+        let shapes = [(1, 1, 1), (1, 33, 64), (9, 40, 172), (17, 96, 1400)];
+        for (i, &(rows, outputs, k)) in shapes.iter().enumerate() {
+            for x_format in formats() {
+                for w_format in formats() {
+                    let values = [Values::Usual, Values::Wild, Values::Poisoned];
+                    for (j, values) in values.into_iter().enumerate() {
+                        if (i == 3 || k == 1) && j > 0 {
+                            continue; // the large and the tiny shape once
+                        }
+                        let x = random(rows, k, 11 + i as u64, values);
+                        let w = random(outputs, k, 12 + j as u64, if j == 1 { Values::Wild } else { Values::Usual });
+                        let bias = (j == 0).then(|| random(1, outputs, 13, Values::Usual).into_values());
+                        let case =
+                            format!("linear {rows} x {k} by {outputs}, {values:?}, {x_format:?} by {w_format:?}");
+                        self.linear(&case, (x, x_format), (w, w_format), bias.as_deref())?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn linear(
+        &self,
+        case: &str,
+        (x, x_format): (Matrix, Option<BlockFormat>),
+        (w, w_format): (Matrix, Option<BlockFormat>),
+        bias: Option<&[bf16]>,
+    ) -> Result<(), String> {
+        let weight = WeightMatrix::new(w, w_format);
+        let expected = {
+            let (x, w) = (self.reference.operand(&x, x_format), self.reference.weight(weight.clone()));
+            self.reference.linear(&x, &w, bias)
+        };
+        let x = self.backend.operand(&self.backend.upload(x), x_format);
+        let found = self.backend.linear(&x, &self.backend.weight(weight), bias);
+        same(case, &expected, &self.backend.download(&found))
+    }
+
+    fn attentions(&self) -> Result<(), String> {
+        let element = |i: usize| Some(BlockFormat::from(ElementFormat::ALL[i]));
+        let small = |i: usize| Some(BlockFormat { block_size: 16, ..ElementFormat::ALL[i].into() });
+        let roles = [
+            [None; 4],
+            [element(2), element(2), element(2), element(2)],
+            [element(5), element(1), None, element(4)],
+            [None, element(3), element(4), None],
+            [element(0), None, element(5), element(2)],
+            [small(2), small(1), small(4), small(3)],
+        ];
+        for (heads, kv_heads, head_dim) in [(2, 1, 8), (4, 2, 40), (2, 2, 64)] {
+            for formats in roles {
+                for causal_value_blocks in [false, true] {
+                    for values in [Values::Usual, Values::Poisoned] {
+                        self.attention([heads, kv_heads, head_dim], formats, causal_value_blocks, values)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        [heads, kv_heads, head_dim]: [usize; 3],
+        [query, key, value, weights]: [Option<BlockFormat>; 4],
+        causal_value_blocks: bool,
+        values: Values,
+    ) -> Result<(), String> {
+        let sequences = [0..1, 1..35, 35..80];
+        let a = Attention {
+            heads,
+            kv_heads,
+            head_dim,
+            sequences: &sequences,
+            query,
+            key,
+            value,
+            weights,
+            causal_value_blocks,
+        };
+        let q = random(80, heads * head_dim, 21, Values::Usual);
+        let k = random(80, kv_heads * head_dim, 22, Values::Usual);
+        let v = random(80, kv_heads * head_dim, 23, values);
+        let expected = self.reference.attention(&q, &k, &v, &a);
+        let [q, k, v] = [q, k, v].map(|m| self.backend.upload(m));
+        let found = self.backend.download(&self.backend.attention(&q, &k, &v, &a));
+        same(&format!("attention, {values:?}, {a:?}"), &expected, &found)
+    }
+}

@@ -1,0 +1,9 @@
+//! The kernels: each algorithm once, over [`Simd`](super::simd::Simd).
+
+pub(super) mod attention;
+pub(super) mod linear;
+pub(super) mod operand;
+pub(super) mod panels;
+pub(super) mod product;
+pub(super) mod quantize;
+pub(super) mod rows;

@@ -1,0 +1,94 @@
+//! The CPU backend: the kernels of [`kernel`], for the instruction set chosen at run time, on rayon's threads.
+
+mod kernel;
+mod simd;
+
+use half::bf16;
+
+use crate::Matrix;
+use crate::backend::{Attention, Backend, BlockFormat, Rotation, TokenScore, WeightMatrix};
+use kernel::{attention, linear, operand::Operand, panels::Panels, rows};
+pub use simd::{Isa, UnsupportedIsa};
+
+/// The CPU backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu {
+    isa: Isa,
+}
+
+impl Cpu {
+    /// With the fastest instruction set the CPU has.
+    pub fn new() -> Cpu {
+        Cpu { isa: Isa::best() }
+    }
+
+    /// With this instruction set, one of [`Isa::available`].
+    pub fn with_isa(isa: Isa) -> Cpu {
+        Cpu { isa }
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Backend for Cpu {
+    type Weight = Panels;
+    type Activation = Matrix;
+    type Operand = Operand;
+
+    fn weight(&self, matrix: WeightMatrix) -> Panels {
+        Panels::new(matrix)
+    }
+
+    fn upload(&self, matrix: Matrix) -> Matrix {
+        matrix
+    }
+
+    fn download(&self, x: &Matrix) -> Matrix {
+        x.clone()
+    }
+
+    fn gather(&self, x: &Matrix, which: &[u32]) -> Matrix {
+        rows::gather(x, which)
+    }
+
+    fn rms_norm(&self, x: &Matrix, weight: &[bf16], eps: f32) -> Matrix {
+        rows::rms_norm(self.isa, x, weight, eps)
+    }
+
+    fn operand(&self, x: &Matrix, format: Option<BlockFormat>) -> Operand {
+        Operand::new(self.isa, x, format)
+    }
+
+    fn linear(&self, x: &Operand, weight: &Panels, bias: Option<&[bf16]>) -> Matrix {
+        linear::linear(self.isa, x, weight, bias)
+    }
+
+    fn rope(&self, x: &Matrix, rotation: &Rotation) -> Matrix {
+        rows::rope(self.isa, x, rotation)
+    }
+
+    fn attention(&self, q: &Matrix, k: &Matrix, v: &Matrix, a: &Attention<'_>) -> Matrix {
+        attention::attention(self.isa, q, k, v, a)
+    }
+
+    fn gated(&self, gate: &Matrix, up: &Matrix) -> Matrix {
+        rows::gated(self.isa, gate, up)
+    }
+
+    fn add(&self, x: &Matrix, y: &Matrix) -> Matrix {
+        rows::add(self.isa, x, y)
+    }
+
+    fn scores(&self, logits: &Matrix, targets: &[u32]) -> Vec<TokenScore> {
+        rows::scores(self.isa, logits, targets)
+    }
+}

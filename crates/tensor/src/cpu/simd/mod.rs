@@ -1,0 +1,176 @@
+//! Sixteen `f32` lanes, whatever the machine has.
+//!
+//! A kernel is written once over [`Simd`]; a value of an implementor proves that the running CPU has the
+//! instructions. The lane count is fixed, so every instruction set performs the same operations in the same order
+//! and returns the same bits. All of the crate's `unsafe` is in this folder.
+
+mod scalar;
+cfg_select! {
+    target_arch = "x86_64" => {
+        mod avx2;
+        mod avx512;
+    }
+    target_arch = "aarch64" => { mod neon; }
+    _ => {}
+}
+
+use std::fmt;
+
+/// Lanes of [`Simd::F32`].
+pub(crate) const LANES: usize = 16;
+
+/// A proof that the running CPU has an instruction set, and its operations.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// Sixteen `f32` lanes.
+    type F32: Copy;
+    /// Rows of a product tile whose 2 × 16 accumulators fit the registers.
+    const ROWS: usize;
+
+    fn splat(self, x: f32) -> Self::F32;
+    fn load(self, x: &[f32; LANES]) -> Self::F32;
+    fn store(self, x: Self::F32, to: &mut [f32; LANES]);
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// Runs `f` compiled for this instruction set: what is inlined into it may use (and be vectorized with) all of it.
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
+}
+
+/// An instruction set the kernels exist for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// Plain Rust, for every machine.
+    Scalar,
+    /// x86-64 AVX2 with FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// x86-64 AVX-512 (F, BW, DQ, VL).
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// Arm NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+impl Isa {
+    /// Those the running CPU has, slowest first; never empty.
+    pub fn available() -> Vec<Isa> {
+        let mut isas = vec![Isa::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        isas.extend([Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| match isa {
+            Isa::Avx2 => avx2::Avx2::detect().is_some(),
+            _ => avx512::Avx512::detect().is_some(),
+        }));
+        #[cfg(target_arch = "aarch64")]
+        isas.push(Isa::Neon);
+        isas
+    }
+
+    /// The fastest the running CPU has.
+    pub fn best() -> Isa {
+        *Self::available().last().unwrap_or(&Isa::Scalar)
+    }
+
+    /// The name, as `MICROSCALE_ISA` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
+        }
+    }
+
+    /// The instruction set of this name, if the running CPU has it.
+    ///
+    /// # Errors
+    /// [`UnsupportedIsa`] for a name that is unknown or not available here.
+    pub fn from_name(name: &str) -> Result<Isa, UnsupportedIsa> {
+        Self::available()
+            .into_iter()
+            .find(|isa| isa.name().eq_ignore_ascii_case(name))
+            .ok_or_else(|| UnsupportedIsa { name: name.to_owned() })
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// An instruction set that was asked for and is not to be had.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("instruction set {name:?} is unknown or not supported by this CPU; available: {}",
+    Isa::available().iter().map(|i| i.name()).collect::<Vec<_>>().join(", "))]
+pub struct UnsupportedIsa {
+    name: String,
+}
+
+/// Evaluates an expression with `$simd` bound to the proof of `$isa`, compiled for it.
+macro_rules! dispatch {
+    ($isa:expr, $simd:ident => $body:expr) => {{
+        use $crate::cpu::simd::{self, Isa, Simd as _};
+        match $isa {
+            Isa::Scalar => {
+                let $simd = simd::scalar();
+                $simd.vectorize(
+                    #[inline(always)]
+                    || $body,
+                )
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                let $simd = simd::avx2();
+                $simd.vectorize(
+                    #[inline(always)]
+                    || $body,
+                )
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                let $simd = simd::avx512();
+                $simd.vectorize(
+                    #[inline(always)]
+                    || $body,
+                )
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => {
+                let $simd = simd::neon();
+                $simd.vectorize(
+                    #[inline(always)]
+                    || $body,
+                )
+            }
+        }
+    }};
+}
+pub(crate) use dispatch;
+
+pub(crate) fn scalar() -> scalar::Scalar {
+    scalar::Scalar
+}
+
+/// # Panics
+/// Without AVX2. An [`Isa`] comes from [`Isa::available`], or was built by hand.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn avx2() -> avx2::Avx2 {
+    avx2::Avx2::detect().expect("Isa::Avx2 on a CPU without it: take an Isa from Isa::available()")
+}
+
+/// # Panics
+/// Without AVX-512, likewise.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn avx512() -> avx512::Avx512 {
+    avx512::Avx512::detect().expect("Isa::Avx512 on a CPU without it: take an Isa from Isa::available()")
+}
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn neon() -> neon::Neon {
+    neon::Neon::detect()
+}

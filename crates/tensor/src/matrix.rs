@@ -1,0 +1,62 @@
+//! Activations: a bf16 matrix, one row per token.
+
+use half::bf16;
+
+/// A row-major bf16 matrix in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matrix {
+    rows: usize,
+    columns: usize,
+    values: Vec<bf16>,
+}
+
+impl Matrix {
+    /// Takes `rows · columns` values, row by row.
+    ///
+    /// # Panics
+    /// If there are more or fewer.
+    pub fn new(rows: usize, columns: usize, values: Vec<bf16>) -> Matrix {
+        assert_eq!(values.len(), rows * columns, "a matrix of {rows} x {columns}");
+        Matrix { rows, columns, values }
+    }
+
+    /// A matrix of zeros.
+    pub fn zeros(rows: usize, columns: usize) -> Matrix {
+        Matrix { rows, columns, values: vec![bf16::ZERO; rows * columns] }
+    }
+
+    /// Number of rows (tokens).
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns (features).
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// One row.
+    pub fn row(&self, i: usize) -> &[bf16] {
+        &self.values[i * self.columns..][..self.columns]
+    }
+
+    /// One row, to write.
+    pub fn row_mut(&mut self, i: usize) -> &mut [bf16] {
+        &mut self.values[i * self.columns..][..self.columns]
+    }
+
+    /// All values, row by row.
+    pub fn values(&self) -> &[bf16] {
+        &self.values
+    }
+
+    /// All values, row by row, to write.
+    pub fn values_mut(&mut self) -> &mut [bf16] {
+        &mut self.values
+    }
+
+    /// The values, row by row.
+    pub fn into_values(self) -> Vec<bf16> {
+        self.values
+    }
+}
