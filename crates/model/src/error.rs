@@ -1,6 +1,6 @@
 //! What can go wrong with a model, said so that it can be mended.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An error of the model crate. Each message says what, where and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +12,42 @@ pub enum Error {
         path: PathBuf,
         /// The cause.
         source: std::io::Error,
+    },
+    /// A value of a `config.json` that is missing, malformed or not supported.
+    #[error("{path}: {key} is {found}; expected {expected}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The key, with its table where it has one: `rope_scaling.factor`.
+        key: String,
+        /// What is there, or `missing`.
+        found: String,
+        /// What would do.
+        expected: String,
+    },
+    /// A directory, a weight file or an index that cannot be used.
+    #[error("{path}: {reason}")]
+    Checkpoint {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it, and what would do.
+        reason: String,
+    },
+    /// A tensor that is missing, of the wrong shape or type, or not finite.
+    #[error("{path}: tensor {name}: {reason}")]
+    Tensor {
+        /// The file that holds it, or the checkpoint that does not.
+        path: PathBuf,
+        /// Its name in the checkpoint.
+        name: String,
+        /// What was found and what was expected.
+        reason: String,
+    },
+    /// A recipe that cannot be used.
+    #[error("{reason}")]
+    Recipe {
+        /// What is wrong, where, and the nearest valid name.
+        reason: String,
     },
     /// A `tokenizer.json` that cannot be used.
     #[error("{path}: not a usable tokenizer: {reason}")]
@@ -37,4 +73,16 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl Error {
+    /// The error of a read that failed at `path`.
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        move |source| Error::Io { path: path.to_owned(), source }
+    }
+
+    /// A file, directory or index that cannot be used.
+    pub(crate) fn checkpoint(path: &Path, reason: impl Into<String>) -> Error {
+        Error::Checkpoint { path: path.to_owned(), reason: reason.into() }
+    }
 }

@@ -1,0 +1,243 @@
+//! A Hugging Face checkpoint: `config.json`, one or several safetensors files, and the tokenizer's files.
+//!
+//! Opening reads headers only; the files are mapped, and a tensor's bytes are read when it is.
+
+mod convert;
+mod expected;
+mod shards;
+mod special;
+mod weights_file;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use half::bf16;
+use rayon::prelude::*;
+use safetensors::Dtype;
+use sha2::{Digest, Sha256};
+
+use crate::{Config, Error, Tokenizer};
+use weights_file::WeightsFile;
+
+/// A checkpoint, opened and checked against its configuration.
+pub struct Checkpoint {
+    name: String,
+    /// The directory, or the label of a checkpoint in memory.
+    origin: PathBuf,
+    config: Config,
+    config_bytes: Vec<u8>,
+    files: Vec<WeightsFile>,
+    tensors: BTreeMap<String, Entry>,
+    /// The bytes of `tokenizer.json` for a checkpoint in memory.
+    tokenizer: Option<&'static [u8]>,
+    hash: OnceLock<String>,
+}
+
+/// Where a tensor is.
+struct Entry {
+    /// Index into `files`.
+    file: usize,
+    info: safetensors::tensor::TensorInfo,
+}
+
+/// What a file's header says of a tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorInfo {
+    /// Element type as stored; displays as `BF16`, `F32`, `F8_E4M3`, ….
+    pub dtype: Dtype,
+    /// Sizes, slowest first.
+    pub shape: Vec<usize>,
+    /// Bytes it takes in the file.
+    pub bytes: usize,
+    /// The file that holds it.
+    pub file: PathBuf,
+}
+
+impl Checkpoint {
+    /// Opens a directory with `config.json` and `model.safetensors`, or `model.safetensors.index.json` and its
+    /// shards, and [validates](Self::validate) it. The files must not be changed while the checkpoint is open.
+    ///
+    /// # Errors
+    /// A path that is no such directory; a configuration that is not supported; a file that is missing, truncated or
+    /// corrupt; a tensor that is missing or of the wrong shape or type.
+    pub fn open(directory: &Path) -> Result<Checkpoint, Error> {
+        let config_path = directory.join("config.json");
+        if !config_path.is_file() {
+            return Err(Error::checkpoint(directory, no_config(directory)));
+        }
+        let config_bytes = std::fs::read(&config_path).map_err(Error::io(&config_path))?;
+        let config = Config::from_json(&config_bytes, &config_path)?;
+        let (files, tensors) = shards::open(directory)?;
+        let name = match directory.file_name() {
+            Some(name) => Some(name.to_owned()),
+            None => directory.canonicalize().ok().and_then(|d| d.file_name().map(ToOwned::to_owned)), // "." or ".."
+        };
+        let checkpoint = Checkpoint {
+            name: name.map_or_else(|| directory.display().to_string(), |n| n.to_string_lossy().into_owned()),
+            origin: directory.to_owned(),
+            config,
+            config_bytes,
+            files,
+            tensors,
+            tokenizer: None,
+            hash: OnceLock::new(),
+        };
+        checkpoint.validate()?;
+        Ok(checkpoint)
+    }
+
+    /// A checkpoint whose three files are part of the program; `origin` names it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_memory(
+        origin: &str,
+        config: &'static [u8],
+        weights: &'static [u8],
+        tokenizer: &'static [u8],
+    ) -> Result<Checkpoint, Error> {
+        let origin_path = PathBuf::from(origin);
+        let file = WeightsFile::in_memory(origin_path.join("model.safetensors"), weights)?;
+        let (files, tensors) = shards::single(file);
+        let checkpoint = Checkpoint {
+            name: origin.to_owned(),
+            config: Config::from_json(config, &origin_path.join("config.json"))?,
+            config_bytes: config.to_vec(),
+            origin: origin_path,
+            files,
+            tensors,
+            tokenizer: Some(tokenizer),
+            hash: OnceLock::new(),
+        };
+        checkpoint.validate()?;
+        Ok(checkpoint)
+    }
+
+    /// The checked configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The directory's name, or the origin given for a checkpoint in memory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads the tokenizer: `tokenizer.json`, with the special tokens of `tokenizer_config.json` or `config.json`.
+    ///
+    /// # Errors
+    /// No `tokenizer.json`, or one that cannot be used.
+    pub fn tokenizer(&self) -> Result<Tokenizer, Error> {
+        match self.tokenizer {
+            Some(bytes) => {
+                let tokenizer = Tokenizer::from_bytes(bytes, &self.origin.join("tokenizer.json"))?;
+                Ok(tokenizer.with_special_ids(self.config.bos, self.config.eos.first().copied()))
+            }
+            None => special::read_tokenizer(&self.origin, &self.config),
+        }
+    }
+
+    /// Every tensor of the files, sorted by name, those the model does not use too.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, TensorInfo)> {
+        self.tensors.iter().map(|(name, entry)| {
+            let (start, end) = entry.info.data_offsets;
+            let info = TensorInfo {
+                dtype: entry.info.dtype,
+                shape: entry.info.shape.clone(),
+                bytes: end - start,
+                file: self.files[entry.file].path().to_owned(),
+            };
+            (name.as_str(), info)
+        })
+    }
+
+    /// Whether the files hold a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Reads a whole tensor of this shape, rounded to bf16 (nearest, ties to even) from f32, f16 or bf16, in
+    /// row-major order.
+    ///
+    /// # Errors
+    /// No such tensor; another shape or type; a value that is not finite, or no longer is as bf16.
+    pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<bf16>, Error> {
+        let entry = self.checked(name, shape)?;
+        let file = &self.files[entry.file];
+        let (values, not_finite) = convert::to_bf16(file.tensor(&entry.info), entry.info.dtype);
+        if not_finite > 0 {
+            let reason = format!(
+                "{not_finite} of {} values are not finite as bf16; the file is damaged or the model diverged",
+                values.len()
+            );
+            return Err(Error::Tensor { path: file.path().to_owned(), name: name.to_owned(), reason });
+        }
+        Ok(values)
+    }
+
+    /// Checks by the headers that every tensor the configuration calls for exists with the right shape and a type
+    /// that can be read. Other tensors do not matter, save biases that the configuration denies. `open` calls this.
+    ///
+    /// # Errors
+    /// The first tensor that does not fit.
+    pub fn validate(&self) -> Result<(), Error> {
+        expected::tensors(&self.config).try_for_each(|(name, shape)| self.checked(&name, &shape).map(|_| ()))?;
+        match expected::denied(&self.config).find(|name| self.contains(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let reason = "config.json calls for no such bias (attention_bias, mlp_bias), so it would be left out; \
+                              correct one or the other";
+                let path = self.files[self.tensors[&name].file].path().to_owned();
+                Err(Error::Tensor { path, name, reason: reason.to_owned() })
+            }
+        }
+    }
+
+    /// The model hash: SHA-256, in hexadecimal, over the SHA-256 of `config.json` and of every weight file in order of
+    /// its name. Computed on first use; that reads every byte of the model once, which takes minutes for a large one.
+    pub fn hash(&self) -> String {
+        let compute = || {
+            let digests: Vec<_> = self.files.par_iter().map(|file| Sha256::digest(file.bytes())).collect();
+            let mut whole = Sha256::new();
+            whole.update(Sha256::digest(&self.config_bytes));
+            digests.iter().for_each(|digest| whole.update(digest));
+            whole.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        self.hash.get_or_init(compute).clone()
+    }
+
+    /// The tensor `name`, if it has this shape and a type that can be read.
+    fn checked(&self, name: &str, shape: &[usize]) -> Result<&Entry, Error> {
+        let error = |path: &Path, reason| Error::Tensor { path: path.to_owned(), name: name.to_owned(), reason };
+        let Some(entry) = self.tensors.get(name) else {
+            let reason = format!("missing; expected shape {shape:?} by config.json. Is the download complete?");
+            return Err(error(&self.origin, reason));
+        };
+        let path = self.files[entry.file].path();
+        if entry.info.shape != shape {
+            let reason = format!("shape {:?}; expected {shape:?} by config.json", entry.info.shape);
+            return Err(error(path, reason));
+        }
+        if !convert::READABLE.contains(&entry.info.dtype) {
+            let reason = format!(
+                "stored as {}; expected BF16, F16 or F32: quantized checkpoints cannot be read yet, give the bf16 original",
+                entry.info.dtype
+            );
+            return Err(error(path, reason));
+        }
+        Ok(entry)
+    }
+}
+
+/// Why a directory without a config.json is none of ours.
+fn no_config(directory: &Path) -> String {
+    let what = if directory.is_dir() {
+        "has no config.json"
+    } else if directory.exists() {
+        "is not a directory"
+    } else {
+        "does not exist"
+    };
+    format!("{what}; expected a Hugging Face model directory with config.json, *.safetensors and tokenizer.json")
+}
