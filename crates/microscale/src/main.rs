@@ -1,1 +1,49 @@
-fn main() {}
+//! The `microscale` command.
+
+mod arguments;
+mod commands;
+mod engine;
+mod evaluation;
+mod output;
+mod sources;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::Command;
+
+/// An error in what was asked for rather than in doing it: exit code 2.
+#[derive(Debug)]
+struct Usage(anyhow::Error);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Marks an error as one of usage.
+fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
+    Usage(error.into()).into()
+}
+
+fn main() -> ExitCode {
+    let result = match arguments::Arguments::parse().command {
+        Command::Table(arguments) => commands::table::run(&arguments),
+        Command::Eval(arguments) => commands::eval::run(&arguments),
+        Command::Logits(arguments) => commands::logits::run(&arguments),
+        Command::Recipes(arguments) => commands::recipes::run(&arguments),
+        Command::Inspect(arguments) => commands::inspect::run(&arguments),
+        Command::Doctor => commands::doctor::run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}

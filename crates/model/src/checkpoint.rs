@@ -220,10 +220,8 @@ impl Checkpoint {
             return Err(error(path, reason));
         }
         if !convert::READABLE.contains(&entry.info.dtype) {
-            let reason = format!(
-                "stored as {}; expected BF16, F16 or F32: quantized checkpoints cannot be read yet, give the bf16 original",
-                entry.info.dtype
-            );
+            let hint = "quantized checkpoints cannot be read yet, give the bf16 original";
+            let reason = format!("stored as {}; expected BF16, F16 or F32: {hint}", entry.info.dtype);
             return Err(error(path, reason));
         }
         Ok(entry)

@@ -91,8 +91,9 @@ impl Config {
     /// Not JSON; an architecture, activation, sliding window or quantization that is not supported; a size that is
     /// missing, absurd or does not fit the others. Each names file, key, found and expected.
     pub fn from_json(bytes: &[u8], origin: &Path) -> Result<Config, Error> {
-        let value: Value = serde_json::from_slice(bytes)
-            .map_err(|e| Error::checkpoint(origin, format!("not valid JSON ({e}); fetch the model's config.json again")))?;
+        let value: Value = serde_json::from_slice(bytes).map_err(|e| {
+            Error::checkpoint(origin, format!("not valid JSON ({e}); fetch the model's config.json again"))
+        })?;
         let Value::Object(object) = &value else {
             return Err(Error::checkpoint(origin, "holds no JSON object; this is not a model's config.json"));
         };
@@ -117,7 +118,8 @@ impl Config {
             heads,
             kv_heads,
             head_dim,
-            rms_norm_eps: fields.number("rms_norm_eps", Some(1e-6), "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))?,
+            rms_norm_eps: fields
+                .number("rms_norm_eps", Some(1e-6), "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))?,
             rope: rotary::rope(fields, head_dim, max_position_embeddings)?,
             max_position_embeddings,
             tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
@@ -181,17 +183,18 @@ fn refuse_sliding_window(fields: Fields<'_>, max_position_embeddings: usize) -> 
     if !fields.flag("use_sliding_window", false)? {
         return Ok(());
     }
-    match fields.get("sliding_window") {
-        // transformers' default is 4096, but null there means no window.
-        None => Ok(()),
-        Some(window) if window.as_u64().is_some_and(|w| w >= max_position_embeddings as u64) => Ok(()),
-        Some(_) => {
-            let expected = format!(
-                "at least max_position_embeddings ({max_position_embeddings}): attention over a sliding window is not supported"
-            );
-            Err(fields.error("sliding_window", expected))
-        }
+    // An absent window is 4096 tokens to transformers, null is none.
+    let window = match fields.get("sliding_window") {
+        None if fields.is_null("sliding_window") => return Ok(()),
+        None => Some(4096),
+        Some(window) => window.as_u64(),
+    };
+    if window.is_some_and(|w| w >= max_position_embeddings as u64) {
+        return Ok(());
     }
+    let reason = "attention over a sliding window is not supported";
+    let expected = format!("at least max_position_embeddings ({max_position_embeddings}): {reason}");
+    Err(fields.error("sliding_window", expected))
 }
 
 /// BOS and EOS ids, which must be in the vocabulary.

@@ -106,6 +106,15 @@ impl ValueBlocks {
 }
 
 /// Which format each role is held in.
+///
+/// ```
+/// use microscale_model::{Recipe, Role};
+///
+/// let recipe = Recipe::parse("proj=fp6/fp8,mlp=fp6/fp8,attn=fp6")?;
+/// assert!(recipe.same_formats(&Recipe::parse("w6a8-attn6")?));
+/// assert_eq!(recipe.format(Role::HeadActivation).unwrap().name(), "fp8_e4m3"); // the head follows the MLP
+/// # Ok::<(), microscale_model::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
     /// What to call it: a preset's name, the inline text, or the name a file gives.

@@ -44,7 +44,8 @@ pub struct Frequencies {
 impl Rope {
     /// The frequencies for heads of `dim` values in a sequence of `sequence_length` tokens.
     ///
-    /// Only `dynamic` looks at the length; see [`fixed_up_to`](Self::fixed_up_to).
+    /// Only `dynamic` looks at the length; see [`fixed_up_to`](Self::fixed_up_to). There transformers also remembers
+    /// the longest sequence it has seen; here the result depends on this sequence alone.
     pub fn inverse_frequencies(&self, dim: usize, sequence_length: usize) -> Frequencies {
         let plain = || powers(self.theta, dim).map(|p| 1.0 / p);
         let mut attention = 1.0;

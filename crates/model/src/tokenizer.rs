@@ -55,7 +55,8 @@ impl Tokenizer {
             special.insert(token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]}));
         }
         // Built from JSON because the builder's own notation cannot hold tokens with spaces or colons.
-        let template = json!({"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": special});
+        let template =
+            json!({"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": special});
         let template: TemplateProcessing = serde_json::from_value(template).map_err(|e| e.to_string())?;
         self.inner.with_post_processor(Some(template));
         Ok(self)

@@ -29,9 +29,8 @@ fn layer(config: &Config, i: usize) -> impl Iterator<Item = (String, Vec<usize>)
 pub(super) fn denied(config: &Config) -> impl Iterator<Item = String> {
     let without = linears(config).into_iter().filter(|(_, _, bias)| !bias);
     let names: Vec<&str> = without.map(|(name, ..)| name).collect();
-    (0..config.layers).flat_map(move |i| {
-        names.iter().map(|name| format!("model.layers.{i}.{name}.bias")).collect::<Vec<_>>()
-    })
+    (0..config.layers)
+        .flat_map(move |i| names.iter().map(|name| format!("model.layers.{i}.{name}.bias")).collect::<Vec<_>>())
 }
 
 /// Name, shape [out, in] and bias of a layer's linear maps.

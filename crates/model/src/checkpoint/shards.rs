@@ -25,8 +25,12 @@ pub(super) fn open(directory: &Path) -> Result<Weights, Error> {
     if index.exists() {
         return sharded(directory, &index);
     }
-    let hint = match directory.join("pytorch_model.bin").exists() || directory.join("pytorch_model.bin.index.json").exists() {
-        true => "pytorch_model.bin cannot be read; convert it with transformers' save_pretrained(safe_serialization=True)",
+    let hint = match directory.join("pytorch_model.bin").exists()
+        || directory.join("pytorch_model.bin.index.json").exists()
+    {
+        true => {
+            "pytorch_model.bin cannot be read; convert it with transformers' save_pretrained(safe_serialization=True)"
+        }
         false => "is the download complete?",
     };
     Err(Error::checkpoint(directory, format!("has neither {SINGLE} nor {INDEX}; {hint}")))
@@ -51,7 +55,10 @@ fn sharded(directory: &Path, index: &Path) -> Result<Weights, Error> {
             if places.get(&name).is_none_or(|place| numbers[place.as_str()] == file) {
                 let copy = tensors.insert(name.clone(), Entry { file, info });
                 if let Some(Entry { file: other, .. }) = copy {
-                    let reason = format!("is also in {}, and the index does not say which counts", files[other].path().display());
+                    let reason = format!(
+                        "is also in {}, and the index does not say which counts",
+                        files[other].path().display()
+                    );
                     return Err(Error::Tensor { path: shard.path().to_owned(), name, reason });
                 }
             }

@@ -134,10 +134,11 @@ fn truncated(path: &Path, found: String) -> Error {
 /// Why a header cannot be used: the first tensor whose entry is malformed, or what the parser says.
 fn explain(header: &[u8], error: &serde_json::Error) -> String {
     let entries: Option<Map<String, Value>> = serde_json::from_slice(header).ok();
-    let malformed = entries.into_iter().flatten().filter(|(name, _)| name != "__metadata__").find_map(|(name, entry)| {
-        let reason = serde_json::from_value::<TensorInfo>(entry).err()?;
-        Some(format!("tensor {name}: {reason}"))
-    });
+    let malformed =
+        entries.into_iter().flatten().filter(|(name, _)| name != "__metadata__").find_map(|(name, entry)| {
+            let reason = serde_json::from_value::<TensorInfo>(entry).err()?;
+            Some(format!("tensor {name}: {reason}"))
+        });
     let reason = malformed.unwrap_or_else(|| error.to_string());
     format!("its safetensors header cannot be used: {reason}; fetch the file again")
 }

@@ -36,6 +36,11 @@ impl<'a> Fields<'a> {
         self.object.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether `key` is given as null, where that differs from its absence.
+    pub(crate) fn is_null(&self, key: &str) -> bool {
+        self.object.get(key).is_some_and(Value::is_null)
+    }
+
     /// A whole number within `range`; `default` where absent, which is an error without one.
     pub(crate) fn count(
         &self,
@@ -96,7 +101,9 @@ impl<'a> Fields<'a> {
         self.get(key)
             .and_then(Value::as_array)
             .filter(|list| list.len() == length)
-            .and_then(|list| list.iter().map(|v| v.as_f64().map(|x| x as f32).filter(|x| x.is_normal() && *x > 0.0)).collect())
+            .and_then(|list| {
+                list.iter().map(|v| v.as_f64().map(|x| x as f32).filter(|x| x.is_normal() && *x > 0.0)).collect()
+            })
             .ok_or_else(|| self.error(key, format!("a list of {length} positive numbers, one per pair of head_dim")))
     }
 

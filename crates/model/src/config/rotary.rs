@@ -24,7 +24,8 @@ pub(super) fn rope(config: Fields<'_>, dim: usize, max_position_embeddings: usiz
     // At theta = 1 every pair would turn equally fast, and yarn divides by its logarithm.
     let theta = outer.number("rope_theta", Some(10000.0), "a number above 1", |x| x > 1.0)?;
     for fields in [Some(config), scaling].into_iter().flatten() {
-        fields.number("partial_rotary_factor", Some(1.0), "1: rotating part of a head is not supported", |x| x == 1.0)?;
+        fields
+            .number("partial_rotary_factor", Some(1.0), "1: rotating part of a head is not supported", |x| x == 1.0)?;
     }
     let scaling = match scaling {
         None => Scaling::Default,
@@ -57,9 +58,8 @@ fn read_scaling(fields: Fields<'_>, config: Fields<'_>, dim: usize, maximum: usi
             Scaling::Llama3 {
                 factor: factor()?,
                 low_freq_factor,
-                high_freq_factor: fields.number("high_freq_factor", None, "a number above low_freq_factor", |x| {
-                    x > low_freq_factor
-                })?,
+                high_freq_factor: fields
+                    .number("high_freq_factor", None, "a number above low_freq_factor", |x| x > low_freq_factor)?,
                 original_max_position_embeddings: positive("original_max_position_embeddings", None)?,
             }
         }
@@ -92,11 +92,7 @@ fn long_rope(fields: Fields<'_>, config: Fields<'_>, dim: usize, maximum: usize)
     } else {
         (maximum, fields.number("factor", None, "a positive number", |x| x > 0.0)?)
     };
-    let default = if factor <= 1.0 {
-        1.0
-    } else {
-        (1.0 + libm::log(factor) / libm::log(original as f64)).sqrt()
-    };
+    let default = if factor <= 1.0 { 1.0 } else { (1.0 + libm::log(factor) / libm::log(original as f64)).sqrt() };
     let attention_factor = fields.number("attention_factor", Some(default), "a positive number", |x| x > 0.0)?;
     Ok(Scaling::LongRope { factors: if factor > 1.0 { long } else { short }, attention_factor })
 }

@@ -5,7 +5,21 @@ use super::{ATTENTION, Draft, HEAD, MLP, PROJECTION, Recipe, Role, error};
 use crate::Error;
 
 const KEYS: [&str; 15] = [
-    "proj", "mlp", "head", "attn", "query", "q", "key", "k", "value", "v", "weights", "p", "rule", "block", "value-blocks",
+    "proj",
+    "mlp",
+    "head",
+    "attn",
+    "query",
+    "q",
+    "key",
+    "k",
+    "value",
+    "v",
+    "weights",
+    "p",
+    "rule",
+    "block",
+    "value-blocks",
 ];
 
 /// Reads the settings from left to right; later ones override earlier ones. The text becomes the name.

@@ -19,10 +19,12 @@ pub(super) fn format(name: &str, place: &str) -> Result<Option<ElementFormat>, E
     }
     let names = SHORT.into_iter().chain(ElementFormat::ALL.into_iter().flat_map(ElementFormat::names));
     let mut known = vec!["bf16".to_owned()];
-    known.extend(ElementFormat::ALL.map(|f| match SHORT.into_iter().find(|s| ElementFormat::from_name(s) == Some(f)) {
-        Some(short) if short != f.name() => format!("{} ({short})", f.name()),
-        _ => f.name().to_owned(),
-    }));
+    known.extend(ElementFormat::ALL.map(
+        |f| match SHORT.into_iter().find(|s| ElementFormat::from_name(s) == Some(f)) {
+            Some(short) if short != f.name() => format!("{} ({short})", f.name()),
+            _ => f.name().to_owned(),
+        },
+    ));
     Err(unknown("format", name, place, names, &known.join(", ")))
 }
 
@@ -42,9 +44,9 @@ pub(super) fn value_blocks(name: &str, place: &str) -> Result<ValueBlocks, Error
 
 /// A block size within bounds.
 pub(super) fn block_size(found: Option<usize>, shown: &str, place: &str) -> Result<usize, Error> {
-    found
-        .filter(|n| (1..=MAX_BLOCK_SIZE).contains(n))
-        .ok_or_else(|| error(format!("block size {shown} in {place}; expected a whole number from 1 to {MAX_BLOCK_SIZE}")))
+    found.filter(|n| (1..=MAX_BLOCK_SIZE).contains(n)).ok_or_else(|| {
+        error(format!("block size {shown} in {place}; expected a whole number from 1 to {MAX_BLOCK_SIZE}"))
+    })
 }
 
 /// The error for a name that is none of `names`, with the nearest of them.

@@ -16,6 +16,7 @@ const LISTED: [&str; 18] = [
     "w6a8-mlp6",
     "w6a8-mlp6-attn6",
     "w6a8-attn6-v4",
+    "w6a8-attn8",
     "int8",
     "int8-attn8i",
     "w8a8",
@@ -25,7 +26,6 @@ const LISTED: [&str; 18] = [
     "w4a8-attn8",
     "w4a4",
     "w4a4-attn4",
-    "w6a8-attn8",
 ];
 
 /// The listed presets.
@@ -39,10 +39,10 @@ pub(super) fn parse(name: &str) -> Result<Recipe, Error> {
     read(&canonical).ok_or_else(|| {
         let hint = nearest(&canonical, LISTED.into_iter()).map(|n| format!("; did you mean \"{n}\"?"));
         error(format!(
-            "unknown recipe {name:?}{} A recipe is bf16, int8 or w{{4,6,8}}a{{4,6,8}}, then any of -mlp{{n}} -attn{{n}} \
-             -q{{n}} -k{{n}} -v{{n}} -p{{n}} with n one of 4, 6, 8, 8i; or an inline text such as proj=fp6/fp8,mlp=fp6; \
-             or a file ending in .toml or .json",
-            hint.unwrap_or(".".to_owned())
+            "unknown recipe {name:?}{} known: bf16, int8 or w{{4,6,8}}a{{4,6,8}}, then any of -mlp{{n}} -attn{{n}} \
+             -q{{n}} -k{{n}} -v{{n}} -p{{n}} with n one of 4, 6, 8, 8i; or an inline text such as \
+             proj=fp6/fp8,mlp=fp6; or a file ending in .toml or .json",
+            hint.unwrap_or(";".to_owned())
         ))
     })
 }

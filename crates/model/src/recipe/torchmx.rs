@@ -33,8 +33,8 @@ const KEYS: [&str; 11] = [
 
 /// See [`Recipe::from_torchmx_json`].
 pub(super) fn parse(text: &str, origin: &str) -> Result<(Recipe, Vec<String>), Error> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|e| error(format!("{origin} is not valid JSON ({e}); expected TorchMX's dicts")))?;
+    let value: Value = serde_json::from_str(text)
+        .map_err(|e| error(format!("{origin} is not valid JSON ({e}); expected TorchMX's dicts")))?;
     let mut reader = Reader { draft: Draft::default(), origin };
     let root = reader.object(&value, "the file")?;
     let linear = root.contains_key("weights_config") || root.contains_key("activations_config");
@@ -132,7 +132,9 @@ impl Reader<'_> {
         };
         match self.draft.block_size {
             Some(earlier) if earlier != size => {
-                return Err(error(format!("block_size {size} in {place}, {earlier} before it; a recipe has one block size")));
+                return Err(error(format!(
+                    "block_size {size} in {place}, {earlier} before it; a recipe has one block size"
+                )));
             }
             _ => self.draft.block_size = Some(size),
         }

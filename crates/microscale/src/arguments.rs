@@ -1,0 +1,156 @@
+//! What the command line takes.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Run and judge LLaMA-class models in OCP Microscaling (MX) formats.
+///
+/// Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage.
+/// MICROSCALE_ISA=scalar|avx2|avx512|neon forces an instruction set; results are the same bits on all of them.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Print the accuracy table: bf16 first, then one row per recipe.
+    Table(Table),
+    /// Evaluate one recipe and write lm-eval's results and samples files.
+    Eval(Eval),
+    /// Write the logits of a token sequence to a safetensors file.
+    Logits(Logits),
+    /// List the recipes, or print one as TOML.
+    Recipes(Recipes),
+    /// Show what a checkpoint holds, and its packed size under each recipe.
+    Inspect(Inspect),
+    /// Print instruction set, threads, memory and cache folder.
+    Doctor,
+}
+
+#[derive(Args)]
+pub(crate) struct Table {
+    /// A Hugging Face directory or hub id (owner/name); without it, the demo world in this binary.
+    pub(crate) model: Option<String>,
+    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6); may be repeated.
+    #[arg(long, value_name = "RECIPE")]
+    pub(crate) recipe: Vec<String>,
+    #[command(flatten)]
+    pub(crate) tasks: Tasks,
+    #[command(flatten)]
+    pub(crate) scoring: Scoring,
+    /// Form of the table.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// Write the table to a file instead of standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Eval {
+    /// A Hugging Face directory or hub id (owner/name), or "demo".
+    pub(crate) model: String,
+    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6).
+    #[arg(long, value_name = "RECIPE", default_value = "bf16")]
+    pub(crate) recipe: String,
+    #[command(flatten)]
+    pub(crate) tasks: Tasks,
+    #[command(flatten)]
+    pub(crate) scoring: Scoring,
+    /// Folder for results_<date>.json, in a folder named after the model.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    /// Also write samples_<task>_<date>.jsonl: every document with its log-likelihoods.
+    #[arg(long)]
+    pub(crate) samples: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Logits {
+    /// A Hugging Face directory or hub id (owner/name), or "demo".
+    pub(crate) model: String,
+    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6).
+    #[arg(long, value_name = "RECIPE", default_value = "bf16")]
+    pub(crate) recipe: String,
+    /// Token ids as "1,2,3", or a .json file that holds an array of them.
+    #[arg(long, value_name = "IDS|FILE")]
+    pub(crate) tokens: String,
+    /// The file to write: one bf16 tensor `logits` [tokens, vocabulary].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) scoring: Scoring,
+}
+
+#[derive(Args)]
+pub(crate) struct Recipes {
+    /// Print this recipe as TOML: a preset's name, a file, or inline.
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Inspect {
+    /// A Hugging Face directory or hub id (owner/name), or "demo".
+    pub(crate) path: String,
+    /// List every tensor, not only the sums by dtype.
+    #[arg(long)]
+    pub(crate) tensors: bool,
+}
+
+/// Which documents to score.
+#[derive(Args)]
+pub(crate) struct Tasks {
+    /// Tasks by name, separated by commas; without it, all that the data holds.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) tasks: Vec<String>,
+    /// Folder of task files, searched by name; without it, the data sets are downloaded.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// The first N documents of each task; below 1, that share of them.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) limit: Option<f64>,
+}
+
+/// How to score.
+#[derive(Args)]
+pub(crate) struct Scoring {
+    /// Longest model input in tokens; longer requests lose their beginning. Default: the model's own limit.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_length: Option<u32>,
+    /// Sequences per batch; results do not depend on it. Default: as many as make a good batch.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch_size: Option<u32>,
+    /// Over which tokens blocks of V are quantized; overrides the recipe.
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) value_blocks: Option<ValueBlocksArgument>,
+    /// Threads; results do not depend on them. Default: one per core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum ValueBlocksArgument {
+    /// `sequence` here, where whole sequences are scored.
+    Auto,
+    /// Over the whole sequence, as the published table did.
+    Sequence,
+    /// Over the tokens up to the query, as decoding token by token does.
+    Causal,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Markdown,
+    Json,
+    Csv,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+    if number > 0.0 && number.is_finite() { Ok(number) } else { Err("must be above 0".to_owned()) }
+}

@@ -1,0 +1,46 @@
+//! `microscale doctor`: what this machine offers.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use microscale_tensor::Isa;
+
+use super::inspect::size;
+use crate::{engine, output};
+
+pub(crate) fn run() -> Result<ExitCode> {
+    let isa = engine::isa()?;
+    let available: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let text = format!(
+        "microscale       {}\ninstruction set  {isa} (available: {})\nthreads          {threads}\nmemory           {}\ncache folder     {}\n",
+        env!("CARGO_PKG_VERSION"),
+        available.join(", "),
+        memory(),
+        cache_folder(),
+    );
+    output::emit(&text, None)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Total and available memory, where the system says.
+fn memory() -> String {
+    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return "unknown on this system".to_owned() };
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<usize>().ok()
+    };
+    match (field("MemTotal:"), field("MemAvailable:")) {
+        (Some(total), Some(free)) => format!("{} ({} available)", size(total * 1024), size(free * 1024)),
+        _ => "unknown".to_owned(),
+    }
+}
+
+/// Where downloads go, by Hugging Face's rules.
+fn cache_folder() -> String {
+    let set = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    set("HF_HUB_CACHE")
+        .or_else(|| set("HF_HOME").map(|home| format!("{home}/hub")))
+        .or_else(|| set("HOME").map(|home| format!("{home}/.cache/huggingface/hub")))
+        .unwrap_or_else(|| "unknown: set HF_HOME".to_owned())
+}

@@ -1,0 +1,119 @@
+//! `microscale inspect`: what a checkpoint holds.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets};
+use microscale_formats::packed_len;
+use microscale_model::{Checkpoint, Recipe, Role};
+
+use crate::arguments::Inspect;
+use crate::{output, sources};
+
+pub(crate) fn run(arguments: &Inspect) -> Result<ExitCode> {
+    let checkpoint = sources::model(Some(&arguments.path))?;
+    let mut text = summary(&checkpoint);
+    if arguments.tensors {
+        text += &tensors(&checkpoint);
+    }
+    text += &packed_sizes(&checkpoint);
+    output::emit(&text, None)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summary(checkpoint: &Checkpoint) -> String {
+    let c = checkpoint.config();
+    let mut by_dtype: BTreeMap<String, (usize, usize, usize)> = BTreeMap::new();
+    for (_, tensor) in checkpoint.tensors() {
+        let sum = by_dtype.entry(format!("{:?}", tensor.dtype)).or_default();
+        *sum = (sum.0 + 1, sum.1 + tensor.shape.iter().product::<usize>(), sum.2 + tensor.bytes);
+    }
+    let mut table = plain(&["DTYPE", "TENSORS", "PARAMETERS", "SIZE"]);
+    for (dtype, (tensors, parameters, bytes)) in by_dtype {
+        table.add_row([dtype, tensors.to_string(), parameters.to_string(), size(bytes)]);
+    }
+    let head = if c.tie_word_embeddings { "tied to the embedding" } else { "its own" };
+    format!(
+        "{} ({})\nlayers {}, hidden {}, intermediate {}, heads {} over {} key/value heads of {}, vocabulary {}, head {head}, \
+         positions {}\n\n{}\n\n",
+        checkpoint.name(),
+        c.architecture.name(),
+        c.layers,
+        c.hidden_size,
+        c.intermediate_size,
+        c.heads,
+        c.kv_heads,
+        c.head_dim,
+        c.vocab_size,
+        c.max_position_embeddings,
+        table.trim_fmt()
+    )
+}
+
+fn tensors(checkpoint: &Checkpoint) -> String {
+    let mut table = plain(&["TENSOR", "DTYPE", "SHAPE", "SIZE"]);
+    for (name, tensor) in checkpoint.tensors() {
+        table.add_row([name.to_owned(), format!("{:?}", tensor.dtype), format!("{:?}", tensor.shape), size(tensor.bytes)]);
+    }
+    format!("{}\n\n", table.trim_fmt())
+}
+
+/// What the weights take in memory under each preset; recipes that differ in activations only share a line.
+fn packed_sizes(checkpoint: &Checkpoint) -> String {
+    let mut lines: Vec<(usize, f64, Vec<String>)> = Vec::new();
+    for recipe in Recipe::presets() {
+        let (bytes, parameters) = packed(checkpoint, &recipe);
+        let bits = bytes as f64 * 8.0 / parameters as f64;
+        match lines.iter_mut().find(|line| line.0 == bytes) {
+            Some(line) => line.2.push(recipe.name.clone()),
+            None => lines.push((bytes, bits, vec![recipe.name.clone()])),
+        }
+    }
+    let mut table = plain(&["PACKED SIZE", "BITS/PARAMETER", "RECIPES"]);
+    for (bytes, bits, recipes) in lines {
+        table.add_row([size(bytes), format!("{bits:.2}"), recipes.join(" ")]);
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
+/// Bytes of all weights under a recipe, and how many parameters they are. A tied head is a copy of its own unless it
+/// stays bf16.
+fn packed(checkpoint: &Checkpoint, recipe: &Recipe) -> (usize, usize) {
+    let c = checkpoint.config();
+    let matrix = |role: Option<Role>, rows: usize, columns: usize| match role.and_then(|r| recipe.format(r)) {
+        Some(format) => rows * (packed_len(columns, format.bits()) + columns.div_ceil(recipe.block_size)),
+        None => rows * columns * 2,
+    };
+    let (hidden, inner, vocabulary) = (c.hidden_size, c.intermediate_size, c.vocab_size);
+    let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+    let projection = Some(Role::ProjectionWeight);
+    let mlp = Some(Role::MlpWeight);
+    let attention = matrix(projection, q, hidden) + 2 * matrix(projection, kv, hidden) + matrix(projection, hidden, q);
+    let layer = attention + 2 * matrix(mlp, inner, hidden) + matrix(mlp, hidden, inner) + 4 * hidden;
+    let head = matrix(Some(Role::HeadWeight), vocabulary, hidden);
+    let head = if c.tie_word_embeddings && recipe.format(Role::HeadWeight).is_none() { 0 } else { head };
+    let embedding = matrix(None, vocabulary, hidden);
+    let parameters: usize = checkpoint.tensors().map(|(_, t)| t.shape.iter().product::<usize>()).sum();
+    (c.layers * layer + embedding + head + 2 * hidden, parameters)
+}
+
+fn plain(heads: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(heads);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Left);
+    }
+    table
+}
+
+/// Bytes in decimal units.
+pub(crate) fn size(bytes: usize) -> String {
+    let bytes = bytes as f64;
+    match bytes {
+        b if b >= 1e9 => format!("{:.2} GB", b / 1e9),
+        b if b >= 1e6 => format!("{:.2} MB", b / 1e6),
+        b if b >= 1e3 => format!("{:.1} kB", b / 1e3),
+        b => format!("{b} B"),
+    }
+}

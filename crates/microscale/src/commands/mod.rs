@@ -1,0 +1,8 @@
+//! One file per subcommand.
+
+pub(crate) mod doctor;
+pub(crate) mod eval;
+pub(crate) mod inspect;
+pub(crate) mod logits;
+pub(crate) mod recipes;
+pub(crate) mod table;

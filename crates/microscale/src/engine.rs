@@ -1,0 +1,76 @@
+//! The one place that chooses what the model runs on.
+
+use anyhow::{Context, Result};
+use microscale_model::{Checkpoint, Limits, Llama, ModelScorer, Recipe, Scorer};
+use microscale_tensor::{Cpu, Isa, Matrix};
+
+use crate::arguments::{Scoring, ValueBlocksArgument};
+use crate::usage;
+use microscale_model::ValueBlocks;
+
+/// Device and limits, from the command line and the environment.
+pub(crate) struct Engine {
+    cpu: Cpu,
+    threads: usize,
+}
+
+impl Engine {
+    /// Reads `MICROSCALE_ISA` and sets up the threads. Called once.
+    pub(crate) fn new(threads: Option<u32>) -> Result<Engine> {
+        let isa = isa()?;
+        let threads = threads.map_or(0, |n| n as usize); // 0: as rayon sees fit
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("cannot start threads")?;
+        Ok(Engine { cpu: Cpu::with_isa(isa), threads: rayon::current_num_threads() })
+    }
+
+    pub(crate) fn isa(&self) -> Isa {
+        self.cpu.isa()
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// A scorer with one row per recipe.
+    pub(crate) fn scorer<'a>(&self, checkpoint: &'a Checkpoint, recipes: Vec<Recipe>, limits: Limits) -> Box<dyn Scorer + 'a> {
+        Box::new(ModelScorer::new(self.cpu, checkpoint, recipes, limits))
+    }
+
+    /// Logits `[tokens, vocabulary]` of one sequence.
+    pub(crate) fn logits(&self, checkpoint: &Checkpoint, recipe: &Recipe, tokens: &[u32]) -> Result<Matrix> {
+        Ok(Llama::load(self.cpu, checkpoint, recipe)?.logits(tokens)?)
+    }
+}
+
+/// The instruction set of `MICROSCALE_ISA`, else the best there is.
+pub(crate) fn isa() -> Result<Isa> {
+    match std::env::var("MICROSCALE_ISA") {
+        Ok(name) => Isa::from_name(&name).context("MICROSCALE_ISA").map_err(usage),
+        Err(_) => Ok(Isa::best()),
+    }
+}
+
+/// A recipe by name, file or text, with the command line's `--value-blocks`.
+pub(crate) fn recipe(argument: &str, scoring: &Scoring) -> Result<Recipe> {
+    let mut recipe = Recipe::parse(argument).map_err(usage)?;
+    for warning in recipe.warnings() {
+        eprintln!("warning: recipe {}: {warning}", recipe.name);
+    }
+    recipe.value_blocks = match scoring.value_blocks {
+        None => recipe.value_blocks,
+        Some(ValueBlocksArgument::Auto) => ValueBlocks::Auto,
+        Some(ValueBlocksArgument::Sequence) => ValueBlocks::Sequence,
+        Some(ValueBlocksArgument::Causal) => ValueBlocks::Causal,
+    };
+    Ok(recipe.for_scoring())
+}
+
+/// Batch size and longest input, with a warning where the command line exceeds what the model was made for.
+pub(crate) fn limits(scoring: &Scoring, checkpoint: &Checkpoint) -> Limits {
+    let own = checkpoint.config().max_position_embeddings;
+    let max_length = scoring.max_length.map_or(own, |n| n as usize);
+    if max_length > own {
+        eprintln!("warning: --max-length {max_length} is beyond the {own} positions {} was made for", checkpoint.name());
+    }
+    Limits { batch_size: scoring.batch_size.map(|n| n as usize), max_length }
+}

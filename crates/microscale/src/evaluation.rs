@@ -1,0 +1,81 @@
+//! One evaluation: tasks are encoded, every row is scored with a progress bar, answers become scores.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use microscale_eval::{Answers, Encoder, RowAnswers, Task, TaskRequests, TaskScore, Verdict, run};
+use microscale_model::{Checkpoint, Limits, Scorer};
+
+/// What a run gave, and what it took.
+pub(crate) struct Evaluation {
+    pub(crate) answers: Answers,
+    /// Tokens of the requests scored, over all rows.
+    pub(crate) tokens: usize,
+    pub(crate) time: Duration,
+}
+
+/// Set by the first Ctrl-C: the run stops and shows what is done. The second ends the process.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Encodes the tasks for the model.
+pub(crate) fn encode(tasks: &[Task], checkpoint: &Checkpoint, limits: &Limits) -> Result<Vec<TaskRequests>> {
+    let tokenizer = checkpoint.tokenizer()?;
+    let encoder = Encoder::new(&tokenizer, limits.max_length);
+    let requests: Vec<TaskRequests> = tasks.iter().map(|task| encoder.encode_task(task)).collect::<Result<_, _>>()?;
+    for task in requests.iter().filter(|task| task.truncated > 0) {
+        eprintln!(
+            "warning: {}: {} requests are longer than {} tokens and lost their beginning (see --max-length)",
+            task.task, task.truncated, limits.max_length
+        );
+    }
+    Ok(requests)
+}
+
+/// Scores all tasks under all rows of the scorer.
+pub(crate) fn evaluate(scorer: &mut dyn Scorer, requests: &[TaskRequests]) -> Result<Evaluation> {
+    listen_for_interrupt()?;
+    let rows: Vec<usize> = (0..scorer.rows().len()).collect();
+    let names = scorer.rows().to_vec();
+    let bar = ProgressBar::no_length();
+    bar.set_style(
+        ProgressStyle::with_template("{msg} [{bar:30}] {percent}% of {len} tokens, {per_sec}, {eta} left")
+            .context("progress bar")?
+            .progress_chars("=> "),
+    );
+    let (start, mut tokens) = (Instant::now(), 0);
+    let answers = run(scorer, &rows, requests, &mut |now| {
+        if tokens == 0 {
+            bar.set_length(now.tokens_total as u64);
+        }
+        tokens = now.tokens_done;
+        bar.set_message(format!("{} ({}/{})", names[now.row], now.row + 1, names.len()));
+        bar.set_position(now.tokens_done as u64);
+        if STOP.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    Ok(Evaluation { answers: answers?, tokens, time: start.elapsed() })
+}
+
+fn listen_for_interrupt() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(1);
+        }
+        eprintln!("\nstopping after this batch; once more to quit at once");
+    })
+    .context("cannot listen for Ctrl-C")
+}
+
+/// The scores of one row, task by task; tasks of which no document was finished are left out.
+pub(crate) fn scores(tasks: &[Task], row: &RowAnswers) -> Vec<(String, TaskScore)> {
+    let judged = tasks.iter().zip(&row.tasks).map(|(task, answers)| {
+        let finished = task.documents.iter().zip(&answers.documents);
+        let verdicts: Vec<Verdict> =
+            finished.filter_map(|(document, answers)| answers.as_ref().map(|a| Verdict::of(document, a))).collect();
+        (task.name.clone(), TaskScore::of(task.definition, &verdicts))
+    });
+    judged.filter(|(_, score)| score.n > 0).collect()
+}
