@@ -32,7 +32,12 @@ impl Engine {
     }
 
     /// A scorer with one row per recipe.
-    pub(crate) fn scorer<'a>(&self, checkpoint: &'a Checkpoint, recipes: Vec<Recipe>, limits: Limits) -> Box<dyn Scorer + 'a> {
+    pub(crate) fn scorer<'a>(
+        &self,
+        checkpoint: &'a Checkpoint,
+        recipes: Vec<Recipe>,
+        limits: Limits,
+    ) -> Box<dyn Scorer + 'a> {
         Box::new(ModelScorer::new(self.cpu, checkpoint, recipes, limits))
     }
 
@@ -70,7 +75,10 @@ pub(crate) fn limits(scoring: &Scoring, checkpoint: &Checkpoint) -> Limits {
     let own = checkpoint.config().max_position_embeddings;
     let max_length = scoring.max_length.map_or(own, |n| n as usize);
     if max_length > own {
-        eprintln!("warning: --max-length {max_length} is beyond the {own} positions {} was made for", checkpoint.name());
+        eprintln!(
+            "warning: --max-length {max_length} is beyond the {own} positions {} was made for",
+            checkpoint.name()
+        );
     }
     Limits { batch_size: scoring.batch_size.map(|n| n as usize), max_length }
 }

@@ -89,24 +89,35 @@ impl<B: Backend> Llama<B> {
     }
 
     /// x + o_proj(attention(q, k, v)) with q, k, v from the norm of x.
-    fn attention(&self, x: &B::Activation, layer: &Layer<B>, rotation: &Rotation, sequences: &[Range<usize>]) -> B::Activation {
+    fn attention(
+        &self,
+        x: &B::Activation,
+        layer: &Layer<B>,
+        rotation: &Rotation,
+        sequences: &[Range<usize>],
+    ) -> B::Activation {
         let (b, c) = (&self.backend, &self.config);
         let h = b.rms_norm(x, &layer.input_norm, c.rms_norm_eps as f32);
         let h = self.operand(&h, Role::ProjectionActivation); // quantized once for q, k and v
         let q = b.rope(&self.project(&h, &layer.q), rotation);
         let k = b.rope(&self.project(&h, &layer.k), rotation);
         let v = self.project(&h, &layer.v);
-        let mixed = b.attention(&q, &k, &v, &Attention {
-            heads: c.heads,
-            kv_heads: c.kv_heads,
-            head_dim: c.head_dim,
-            sequences,
-            query: block_format(&self.recipe, Role::Query),
-            key: block_format(&self.recipe, Role::Key),
-            value: block_format(&self.recipe, Role::Value),
-            weights: block_format(&self.recipe, Role::AttentionWeights),
-            causal_value_blocks: self.recipe.value_blocks == ValueBlocks::Causal,
-        });
+        let mixed = b.attention(
+            &q,
+            &k,
+            &v,
+            &Attention {
+                heads: c.heads,
+                kv_heads: c.kv_heads,
+                head_dim: c.head_dim,
+                sequences,
+                query: block_format(&self.recipe, Role::Query),
+                key: block_format(&self.recipe, Role::Key),
+                value: block_format(&self.recipe, Role::Value),
+                weights: block_format(&self.recipe, Role::AttentionWeights),
+                causal_value_blocks: self.recipe.value_blocks == ValueBlocks::Causal,
+            },
+        );
         b.add(x, &self.project(&self.operand(&mixed, Role::ProjectionActivation), &layer.o))
     }
 
@@ -167,7 +178,8 @@ impl<B: Backend> Llama<B> {
                 return Err(Error::Request { index, reason: "has no tokens".into() });
             }
             if let Some(token) = tokens.iter().find(|&&t| t as usize >= vocabulary) {
-                let reason = format!("token {token} is outside the vocabulary of {vocabulary}; is this the model's tokenizer?");
+                let reason =
+                    format!("token {token} is outside the vocabulary of {vocabulary}; is this the model's tokenizer?");
                 return Err(Error::Request { index, reason });
             }
         }

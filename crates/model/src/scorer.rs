@@ -85,7 +85,8 @@ impl<B: Backend + Clone + 'static> Scorer for ModelScorer<'_, B> {
             let mut start = 0;
             while start < requests.len() {
                 let end = self.batch_end(requests, start);
-                for (i, (log_likelihood, greedy)) in score_batch(&model, &requests[start..end])?.into_iter().enumerate() {
+                for (i, (log_likelihood, greedy)) in score_batch(&model, &requests[start..end])?.into_iter().enumerate()
+                {
                     if sink(Outcome { row, request: start + i, log_likelihood, greedy }).is_break() {
                         return Ok(());
                     }

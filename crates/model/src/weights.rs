@@ -104,7 +104,8 @@ impl<B: Backend> Reader<'_, B> {
         let attention = |part: &str, shape, bias| {
             self.projection(&name(&format!("self_attn.{part}_proj")), shape, bias, Role::ProjectionWeight)
         };
-        let mlp = |part: &str, shape| self.projection(&name(&format!("mlp.{part}_proj")), shape, c.mlp_bias, Role::MlpWeight);
+        let mlp =
+            |part: &str, shape| self.projection(&name(&format!("mlp.{part}_proj")), shape, c.mlp_bias, Role::MlpWeight);
         Ok(Layer {
             input_norm: self.checkpoint.read(&name("input_layernorm.weight"), &[hidden])?,
             q: attention("q", [q, hidden], c.qkv_bias)?,

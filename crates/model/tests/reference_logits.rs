@@ -56,7 +56,8 @@ fn every_bit_of_torchmx() {
         for run in runs(&folder) {
             let recipe = recipe(run.name.rsplit_once('.').unwrap().0);
             for isa in Isa::available() {
-                let logits = Llama::load(Cpu::with_isa(isa), &checkpoint, &recipe).unwrap().logits(&run.tokens).unwrap();
+                let logits =
+                    Llama::load(Cpu::with_isa(isa), &checkpoint, &recipe).unwrap().logits(&run.tokens).unwrap();
                 assert_eq!(differences(&run.logits, logits.values()), 0, "{model} {} on {isa}", run.name);
             }
             count += 1;

@@ -54,7 +54,12 @@ fn summary(checkpoint: &Checkpoint) -> String {
 fn tensors(checkpoint: &Checkpoint) -> String {
     let mut table = plain(&["TENSOR", "DTYPE", "SHAPE", "SIZE"]);
     for (name, tensor) in checkpoint.tensors() {
-        table.add_row([name.to_owned(), format!("{:?}", tensor.dtype), format!("{:?}", tensor.shape), size(tensor.bytes)]);
+        table.add_row([
+            name.to_owned(),
+            format!("{:?}", tensor.dtype),
+            format!("{:?}", tensor.shape),
+            size(tensor.bytes),
+        ]);
     }
     format!("{}\n\n", table.trim_fmt())
 }

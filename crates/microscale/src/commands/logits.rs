@@ -49,7 +49,11 @@ fn tokens(argument: &str) -> Result<Vec<u32>> {
         let text = std::fs::read(Path::new(argument)).with_context(|| format!("cannot read {argument}"))?;
         serde_json::from_slice(&text).with_context(|| format!("{argument}: an array of token ids expected"))?
     } else {
-        let parse = |part: &str| part.trim().parse().map_err(|_| usage(anyhow!("--tokens: {part:?} is no token id; give ids as \"1,2,3\" or a .json file")));
+        let parse = |part: &str| {
+            part.trim()
+                .parse()
+                .map_err(|_| usage(anyhow!("--tokens: {part:?} is no token id; give ids as \"1,2,3\" or a .json file")))
+        };
         argument.split(',').map(parse).collect::<Result<_>>()?
     };
     if tokens.is_empty() {

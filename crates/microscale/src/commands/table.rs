@@ -29,7 +29,13 @@ pub(crate) fn run(arguments: &Table) -> Result<ExitCode> {
         let mut scorer = engine.scorer(&checkpoint, recipes.clone(), limits);
         evaluation::evaluate(scorer.as_mut(), &requests)?
     };
-    let manifest = Manifest { engine: &engine, checkpoint: &checkpoint, recipes: &recipes, tasks: &tasks, evaluation: &evaluation };
+    let manifest = Manifest {
+        engine: &engine,
+        checkpoint: &checkpoint,
+        recipes: &recipes,
+        tasks: &tasks,
+        evaluation: &evaluation,
+    };
     let report = report(&manifest, &evaluation.answers.rows);
     output::emit(&render(&report, arguments.format)?, arguments.output.as_deref())?;
     if evaluation.answers.complete {
@@ -146,7 +152,10 @@ struct Manifest<'a> {
 impl Manifest<'_> {
     fn fields(&self) -> Map<String, Value> {
         let tasks = self.tasks.iter().map(|t| {
-            (t.name.clone(), json!({"version": 1.0, "documents": t.documents.len(), "of": t.available, "sha256": t.sha256}))
+            (
+                t.name.clone(),
+                json!({"version": 1.0, "documents": t.documents.len(), "of": t.available, "sha256": t.sha256}),
+            )
         });
         let quantized: Vec<&Recipe> = self.recipes.iter().filter(|r| !r.is_bf16()).collect();
         let per_recipe = |value: &dyn Fn(&Recipe) -> Value| -> Value {
@@ -183,15 +192,24 @@ impl Manifest<'_> {
             Value::String(s) => s.clone(),
             other => other.to_string(),
         };
+        let quantized = self.recipes.iter().any(|r| !r.is_bf16());
+        let blocks = if quantized {
+            format!(
+                "; blocks of {}, scale rule {}, value blocks {}",
+                say("block_size"),
+                say("scale_rule"),
+                say("value_blocks")
+            )
+        } else {
+            String::new()
+        };
         let hash: String = self.checkpoint.hash().chars().take(12).collect();
         let tasks: Vec<String> =
             self.tasks.iter().map(|t| format!("{} v1.0 ({} documents)", t.name, t.documents.len())).collect();
         format!(
-            "model {} ({hash}); {}; 0-shot; scale rule {}, value blocks {}; {}, {} threads; seed {}; {:.1} s, {:.0} tokens/s",
+            "model {} ({hash}); {}; 0-shot{blocks}; {}, {} threads; seed {}; {:.1} s, {:.0} tokens/s",
             self.checkpoint.name(),
             tasks.join(", "),
-            say("scale_rule"),
-            say("value_blocks"),
             say("instruction_set"),
             say("threads"),
             SEED,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::linear::round;
+use super::bf16::{float, floats, round, rounded};
 use super::operand::flush_subnormals;
 use super::product::{GROUP, Order, ScaleRange, Scales, Side, TILE, Totals, multiply, multiply_row};
 use super::quantize::Quantizer;
@@ -69,37 +69,54 @@ impl Inputs<'_> {
 }
 
 /// Rows quantized along k and laid side by side: one side of a product, `N` rows wide.
+#[derive(Default)]
 struct Laid<const N: usize> {
     k: usize,
     block_size: Option<usize>,
-    range: ScaleRange,
+    range: Option<ScaleRange>,
     values: Vec<[f32; N]>,
     powers: Vec<[f32; N]>,
+    row: Vec<f32>,
+    row_powers: Vec<f32>,
 }
 
 impl<const N: usize> Laid<N> {
-    /// `rows` rows of length `k`; `fill(row, to)` writes one. `flush` sets subnormals to zero.
+    /// Lays out `rows` rows of length `k` in place of what was there; `fill(row, to)` writes one. Without a format,
+    /// `flush` sets subnormals to zero.
     #[inline(always)]
-    fn new(rows: usize, k: usize, format: Option<BlockFormat>, flush: bool, fill: impl Fn(usize, &mut [f32])) -> Self {
+    fn lay(
+        &mut self,
+        (rows, k): (usize, usize),
+        format: Option<BlockFormat>,
+        flush: bool,
+        fill: impl Fn(usize, &mut [f32]),
+    ) {
         let quantizer = format.map(Quantizer::new);
         let blocks = quantizer.map_or(0, |q| k.div_ceil(q.block_size()));
-        let mut values = vec![[0f32; N]; rows.div_ceil(N) * k];
-        let mut powers = vec![[1f32; N]; rows.div_ceil(N) * blocks];
-        let (mut row, mut scales) = (vec![0f32; k], vec![0f32; blocks]);
+        (self.k, self.block_size) = (k, format.map(|f| f.block_size));
+        self.values.clear();
+        self.values.resize(rows.div_ceil(N) * k, [0.0; N]);
+        self.powers.clear();
+        self.powers.resize(rows.div_ceil(N) * blocks, [1.0; N]);
+        self.row.resize(k, 0.0);
+        self.row_powers.resize(blocks, 0.0);
         for r in 0..rows {
-            fill(r, &mut row);
+            fill(r, &mut self.row);
             if let Some(quantizer) = quantizer {
-                quantizer.row(&mut row, &mut scales);
-                let to = &mut powers[r / N * blocks..][..blocks];
-                to.iter_mut().zip(&scales).for_each(|(to, &s)| to[r % N] = s);
+                quantizer.row(&mut self.row, &mut self.row_powers);
+                let to = &mut self.powers[r / N * blocks..][..blocks];
+                to.iter_mut().zip(&self.row_powers).for_each(|(to, &s)| to[r % N] = s);
             } else if flush {
-                flush_subnormals(&mut row);
+                flush_subnormals(&mut self.row);
             }
-            let to = &mut values[r / N * k..][..k];
-            to.iter_mut().zip(&row).for_each(|(to, &x)| to[r % N] = x);
+            let to = &mut self.values[r / N * k..][..k];
+            to.iter_mut().zip(&self.row).for_each(|(to, &x)| to[r % N] = x);
         }
-        let range = ScaleRange::of(powers.iter().flatten().copied());
-        Laid { k, block_size: format.map(|f| f.block_size), range, values, powers }
+        self.range = Some(ScaleRange::of(self.powers.iter().flatten().copied()));
+    }
+
+    fn range(&self) -> ScaleRange {
+        self.range.unwrap_or(ScaleRange::PLAIN)
     }
 
     /// The side of panel `i`, elements `0..k`.
@@ -113,7 +130,7 @@ impl<const N: usize> Laid<N> {
     }
 
     fn is_finite(&self) -> bool {
-        let finite = |rows: &[[f32; N]]| rows.as_flattened().iter().all(|x| x.is_finite());
+        let finite = |rows: &[[f32; N]]| rows.as_flattened().iter().fold(true, |all, x| all & x.is_finite());
         finite(&self.values) && finite(&self.powers)
     }
 }
@@ -123,8 +140,22 @@ fn order(x: Option<BlockFormat>, w: Option<BlockFormat>, wide: bool) -> Order {
     Order { chunk: [x, w].into_iter().flatten().map(|f| f.block_size).min().unwrap_or(PLAIN_CHUNK), wide }
 }
 
-fn widen(from: &[bf16], to: &mut [f32]) {
-    to.iter_mut().zip(from).for_each(|(to, x)| *to = x.to_f32());
+/// Buffers that one tile after another uses.
+#[derive(Default)]
+struct Workspace {
+    queries: Laid<TILE>,
+    /// Scores, then attention weights: a row of `stride` per query.
+    scores: Vec<f32>,
+    stride: usize,
+    weights: Laid<TILE>,
+    own_block: Laid<GROUP>,
+}
+
+/// A tile of consecutive queries of one head.
+struct Tile {
+    first: usize,
+    rows: usize,
+    last: usize,
 }
 
 /// All query heads of one key/value head: `[token][head of the group · head_dim]`.
@@ -134,62 +165,72 @@ fn kv_head_attention<S: Simd>(simd: S, inputs: &Inputs<'_>) -> Vec<bf16> {
     let (dim, group) = (a.head_dim, a.heads / a.kv_heads);
     let plain_scores = a.query.is_none() && a.key.is_none();
     let plain_mix = a.weights.is_none() && a.value.is_none();
-    let keys = Laid::<GROUP>::new(n, dim, a.key, plain_scores, |t, to| widen(inputs.key(t), to));
-    let values = Laid::<GROUP>::new(dim, n, a.value, plain_mix, |f, to| {
-        to.iter_mut().enumerate().for_each(|(t, to)| *to = inputs.value(t)[f].to_f32());
-    });
-    let finite = values.is_finite();
+    let (mut keys, mut values) = (Laid::<GROUP>::default(), Laid::<GROUP>::default());
+    keys.lay(
+        (n, dim),
+        a.key,
+        plain_scores,
+        #[inline(always)]
+        |t, to| floats(inputs.key(t), to),
+    );
+    values.lay(
+        (dim, n),
+        a.value,
+        plain_mix,
+        #[inline(always)]
+        |f, to| {
+            to.iter_mut().enumerate().for_each(|(t, to)| *to = float(inputs.value(t)[f]));
+        },
+    );
+    let mix = Mix { inputs, values: &values, finite: values.is_finite(), plain: plain_mix };
+    let mut w = Workspace { stride: n.next_multiple_of(GROUP), ..Workspace::default() };
+    w.scores.resize(TILE * w.stride, 0.0);
     let mut out = vec![bf16::ZERO; n * group * dim];
     for member in 0..group {
         let head = inputs.kv_head * group + member;
         for first in (0..n).step_by(TILE) {
             let tile = Tile { first, rows: TILE.min(n - first), last: n.min(first + TILE) - 1 };
-            let fill = |r: usize, to: &mut [f32]| widen(inputs.query(head, first + r), to);
-            let queries = Laid::<TILE>::new(tile.rows, dim, a.query, plain_scores, fill);
-            let weights = attention_weights(simd, &tile, &queries, &keys, a);
-            let mix = Mix { inputs, values: &values, finite, plain: plain_mix };
-            mix.write(simd, &tile, &weights, |r, f| (first + r) * group * dim + member * dim + f, &mut out);
+            w.queries.lay(
+                (tile.rows, dim),
+                a.query,
+                plain_scores,
+                #[inline(always)]
+                |r, to| floats(inputs.query(head, first + r), to),
+            );
+            attention_weights(simd, &tile, &keys, a, &mut w);
+            let to = &mut out[first * group * dim..];
+            mix.write(
+                simd,
+                &tile,
+                &mut w,
+                #[inline(always)]
+                |r, f, x| to[r * group * dim + member * dim + f] = x,
+            );
         }
     }
     out
 }
 
-/// A tile of consecutive queries.
-struct Tile {
-    first: usize,
-    rows: usize,
-    last: usize,
-}
-
-/// softmax(q·kᵀ/√d) of a tile, each row over its own past: `[query][tokens up to the tile's last]`, zero beyond.
+/// softmax(q·kᵀ/√d) of a tile into `w.scores`, each row over its own past, zero beyond it.
 #[inline(always)]
-fn attention_weights<S: Simd>(
-    simd: S,
-    tile: &Tile,
-    queries: &Laid<TILE>,
-    keys: &Laid<GROUP>,
-    a: &Attention<'_>,
-) -> Vec<Vec<f32>> {
+fn attention_weights<S: Simd>(simd: S, tile: &Tile, keys: &Laid<GROUP>, a: &Attention<'_>, w: &mut Workspace) {
     let root = (a.head_dim as f64).sqrt() as f32;
-    let order = order(a.query, a.key, queries.range.leaves_f32(keys.range));
+    let order = order(a.query, a.key, w.queries.range().leaves_f32(keys.range()));
     let seen = tile.last + 1;
-    let mut scores = vec![vec![0f32; seen.next_multiple_of(GROUP)]; tile.rows];
     for group in 0..seen.div_ceil(GROUP) {
         let mut totals: Totals = [[0.0; GROUP]; TILE];
-        multiply(simd, queries.side(0), keys.side(group), order, tile.rows, &mut totals);
-        for (row, totals) in scores.iter_mut().zip(&totals) {
+        multiply(simd, w.queries.side(0), keys.side(group), order, tile.rows, &mut totals);
+        for (row, totals) in w.scores.chunks_exact_mut(w.stride).zip(&totals[..tile.rows]) {
             for (to, &total) in row[group * GROUP..][..GROUP].iter_mut().zip(totals) {
-                *to = round(round(total).to_f32() / root).to_f32();
+                *to = rounded(rounded(total) / root);
             }
         }
     }
-    for (r, row) in scores.iter_mut().enumerate() {
-        row.truncate(seen);
-        let (past, future) = row.split_at_mut(tile.first + r + 1);
-        softmax(past);
-        future.fill(0.0);
+    for (r, row) in w.scores.chunks_exact_mut(w.stride).take(tile.rows).enumerate() {
+        let past = tile.first + r + 1;
+        softmax(row, past);
+        row[past..seen].fill(0.0);
     }
-    scores
 }
 
 /// The product of attention weights and values.
@@ -201,30 +242,33 @@ struct Mix<'a> {
 }
 
 impl Mix<'_> {
-    /// Writes P·V of a tile, rounded to bf16, to `out[place(row, feature)]`.
+    /// Gives P·V of a tile, rounded to bf16, to `put(row, feature, value)`.
     #[inline(always)]
-    fn write<S: Simd>(
-        &self,
-        simd: S,
-        tile: &Tile,
-        weights: &[Vec<f32>],
-        place: impl Fn(usize, usize) -> usize,
-        out: &mut [bf16],
-    ) {
+    fn write<S: Simd>(&self, simd: S, tile: &Tile, w: &mut Workspace, mut put: impl FnMut(usize, usize, bf16)) {
         let a = self.inputs.a;
         let seen = tile.last + 1;
-        let p = Laid::<TILE>::new(tile.rows, seen, a.weights, self.plain, |r, to| to.copy_from_slice(&weights[r]));
-        let order = order(a.weights, a.value, p.range.leaves_f32(self.values.range));
+        let Workspace { scores, stride, weights, own_block, .. } = w;
+        weights.lay(
+            (tile.rows, seen),
+            a.weights,
+            self.plain,
+            #[inline(always)]
+            |r, to| {
+                to.copy_from_slice(&scores[r * *stride..][..seen]);
+            },
+        );
+        let order = order(a.weights, a.value, weights.range().leaves_f32(self.values.range()));
         let together = self.shared_tokens(tile, order.chunk);
         for group in 0..a.head_dim.div_ceil(GROUP) {
             let mut totals: Totals = [[0.0; GROUP]; TILE];
-            let (x, w) = (p.side(0), self.values.side(group));
-            multiply(simd, x.range(0, together), w.range(0, together), order, tile.rows, &mut totals);
+            let (x, v) = (weights.side(0), self.values.side(group));
+            multiply(simd, x.range(0, together), v.range(0, together), order, tile.rows, &mut totals);
             for row in 0..tile.rows {
-                self.finish_row(simd, (x, group), order, (tile.first + row, row, together), &mut totals);
+                let query = Query { position: tile.first + row, row, from: together };
+                self.finish_row(simd, (x, group), order, query, own_block, &mut totals);
                 let features = group * GROUP..a.head_dim.min((group + 1) * GROUP);
                 for (f, &total) in features.zip(&totals[row]) {
-                    out[place(row, f)] = round(total);
+                    put(row, f, round(total));
                 }
             }
         }
@@ -246,17 +290,19 @@ impl Mix<'_> {
         }
     }
 
-    /// Adds the tokens from `from` on up to the query's own, for one row.
+    /// Adds the tokens from `query.from` on up to the query's own, for one row.
     #[inline(always)]
     fn finish_row<S: Simd>(
         &self,
         simd: S,
         (x, group): (Side<'_, TILE>, usize),
         order: Order,
-        (position, row, from): (usize, usize, usize),
+        query: Query,
+        own_block: &mut Laid<GROUP>,
         totals: &mut Totals,
     ) {
-        let (a, seen) = (self.inputs.a, position + 1);
+        let (a, Query { position, row, from }) = (self.inputs.a, query);
+        let seen = position + 1;
         if from >= seen {
             return;
         }
@@ -268,12 +314,27 @@ impl Mix<'_> {
         multiply_row(simd, x.range(from, own), self.values.side(group).range(from, own), order, row, totals);
         if own < seen {
             let features = GROUP.min(a.head_dim - group * GROUP);
-            let block = Laid::<GROUP>::new(features, seen - own, a.value, false, |f, to| {
-                let feature = group * GROUP + f;
-                to.iter_mut().enumerate().for_each(|(t, to)| *to = self.inputs.value(own + t)[feature].to_f32());
-            });
+            own_block.lay(
+                (features, seen - own),
+                a.value,
+                false,
+                #[inline(always)]
+                |f, to| {
+                    let feature = group * GROUP + f;
+                    to.iter_mut().enumerate().for_each(|(t, to)| *to = float(self.inputs.value(own + t)[feature]));
+                },
+            );
+            // The scales of this block are not in the range that was looked at.
             let order = Order { wide: true, ..order };
-            multiply_row(simd, x.range(own, seen), block.side(0), order, row, totals);
+            multiply_row(simd, x.range(own, seen), own_block.side(0), order, row, totals);
         }
     }
+}
+
+/// One query of a tile: its position in the sequence, its row in the tile, and the tokens already added.
+#[derive(Clone, Copy)]
+struct Query {
+    position: usize,
+    row: usize,
+    from: usize,
 }

@@ -1,8 +1,8 @@
 //! Activations quantized once, in tiles of rows.
 
-use half::bf16;
 use rayon::prelude::*;
 
+use super::bf16::floats;
 use super::product::{ScaleRange, Scales, Side, TILE};
 use super::quantize::Quantizer;
 use crate::cpu::simd::{Isa, dispatch};
@@ -15,6 +15,8 @@ pub struct Operand {
     pub(in crate::cpu) k: usize,
     pub(in crate::cpu) block_size: Option<usize>,
     pub(in crate::cpu) range: ScaleRange,
+    /// Whether a plain operand holds subnormals, which products of two plain operands count as zero.
+    pub(in crate::cpu) subnormals: bool,
     values: Vec<[f32; TILE]>,
     scales: Vec<[f32; TILE]>,
 }
@@ -42,22 +44,21 @@ impl Operand {
                 || (vec![0f32; k], vec![0f32; blocks]),
                 |(row, powers), (tile, (values, scales))| {
                     for r in 0..TILE.min(rows - tile * TILE) {
-                        widen(isa, x.row(tile * TILE + r), row);
-                        if let Some(q) = quantizer {
-                            dispatch!(isa, simd => { let _ = simd; q.row(row, powers) });
-                            scales.iter_mut().zip(powers.iter()).for_each(|(tile, &s)| tile[r] = s);
-                        }
-                        values.iter_mut().zip(row.iter()).for_each(|(tile, &x)| tile[r] = x);
+                        dispatch!(isa, simd => {
+                            let _ = simd;
+                            floats(x.row(tile * TILE + r), row);
+                            if let Some(q) = quantizer {
+                                q.row(row, powers);
+                                scales.iter_mut().zip(powers.iter()).for_each(|(tile, &s)| tile[r] = s);
+                            }
+                            values.iter_mut().zip(row.iter()).for_each(|(tile, &x)| tile[r] = x);
+                        });
                     }
                 },
             );
         let range = ScaleRange::of(scales.iter().flatten().copied());
-        Operand { rows, k, block_size: quantizer.map(|q| q.block_size()), range, values, scales }
-    }
-
-    /// Number of tiles; the last may be short of rows.
-    pub(in crate::cpu) fn tiles(&self) -> usize {
-        self.rows.div_ceil(TILE)
+        let subnormals = format.is_none() && x.values().iter().any(|x| (1..0x80).contains(&(x.to_bits() & 0x7FFF)));
+        Operand { rows, k, block_size: quantizer.map(|q| q.block_size()), range, subnormals, values, scales }
     }
 
     /// One tile.
@@ -67,11 +68,6 @@ impl Operand {
             Scales { block_size, powers: &self.scales[tile * blocks..][..blocks] }
         });
         Side { values: &self.values[tile * self.k..][..self.k], scales }
-    }
-
-    /// Whether any value is a subnormal, which products of two plain operands count as zero.
-    pub(in crate::cpu) fn has_subnormals(&self) -> bool {
-        self.values.as_flattened().iter().any(|x| x.is_subnormal())
     }
 
     /// The same with subnormals set to zero.
@@ -88,9 +84,4 @@ pub(in crate::cpu) fn flush_subnormals(values: &mut [f32]) {
     for x in values {
         *x = if x.abs() < f32::MIN_POSITIVE { 0.0 } else { *x };
     }
-}
-
-/// bf16 to f32.
-pub(in crate::cpu) fn widen(isa: Isa, from: &[bf16], to: &mut [f32]) {
-    dispatch!(isa, simd => { let _ = simd; to.iter_mut().zip(from).for_each(|(to, x)| *to = f32::from_bits(u32::from(x.to_bits()) << 16)) });
 }

@@ -83,24 +83,16 @@ impl Panels {
         }
     }
 
-    /// Decodes elements `start..end` along k of one group; `start` begins a block.
+    /// Decodes one group; `flush` sets the subnormals of a plain weight to zero.
     #[inline(always)]
-    pub(in crate::cpu) fn decode<'a>(
-        &self,
-        group: usize,
-        (start, end): (usize, usize),
-        flush: bool,
-        scratch: &'a mut Scratch,
-    ) -> Side<'a, GROUP> {
-        scratch.values.resize(end - start, [0.0; GROUP]);
-        let values = &mut scratch.values[..end - start];
+    pub(in crate::cpu) fn decode<'a>(&self, group: usize, flush: bool, scratch: &'a mut Scratch) -> Side<'a, GROUP> {
+        scratch.values.resize(self.k, [0.0; GROUP]);
+        let values = &mut scratch.values[..self.k];
         match &self.storage {
             Storage::Plain(panels) => {
-                let from = &panels[group * self.k..][start..end];
-                for (to, from) in values.iter_mut().zip(from) {
-                    for (to, x) in to.iter_mut().zip(from) {
-                        *to = f32::from_bits(u32::from(x.to_bits()) << 16);
-                    }
+                let from = panels[group * self.k..][..self.k].as_flattened();
+                for (to, x) in values.as_flattened_mut().iter_mut().zip(from) {
+                    *to = f32::from_bits(u32::from(x.to_bits()) << 16);
                 }
                 if flush {
                     flush_subnormals(values.as_flattened_mut());
@@ -108,8 +100,8 @@ impl Panels {
                 Side { values, scales: None }
             }
             Storage::Packed { bits, block_size, table, codes, scales } => {
-                let width = GROUP * *bits as usize / 8;
-                let from = &codes[(group * self.k + start) * width..(group * self.k + end) * width];
+                let width = self.k * GROUP * *bits as usize / 8;
+                let from = &codes[group * width..][..width];
                 match bits {
                     4 => decode4(table, from, values),
                     6 => decode6(table, from, values),
@@ -117,15 +109,14 @@ impl Panels {
                 }
                 let blocks = self.k.div_ceil(*block_size);
                 scratch.powers.clear();
-                let from = &scales[group * blocks..][start / block_size..end.div_ceil(*block_size)];
-                scratch.powers.extend(from.iter().map(|s| s.map(E8M0::value)));
+                scratch.powers.extend(scales[group * blocks..][..blocks].iter().map(|s| s.map(E8M0::value)));
                 Side { values, scales: Some(Scales { block_size: *block_size, powers: &scratch.powers }) }
             }
         }
     }
 }
 
-/// Room for one decoded stretch of a group.
+/// Room for one decoded group.
 #[derive(Default)]
 pub(in crate::cpu) struct Scratch {
     values: Vec<[f32; GROUP]>,

@@ -3,8 +3,7 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use super::linear::round;
-use super::operand::widen;
+use super::bf16::{float, round, rounded};
 use crate::cpu::simd::{Isa, dispatch};
 use crate::{Matrix, Rotation, TokenScore, math};
 
@@ -40,7 +39,7 @@ pub(in crate::cpu) fn gated(isa: Isa, gate: &Matrix, up: &Matrix) -> Matrix {
             for ((to, gate), up) in row.iter_mut().zip(gate.row(i)).zip(up.row(i)) {
                 let gate = float(*gate);
                 let silu = gate / (1.0 + math::exp(f64::from(-gate)) as f32);
-                *to = round(float(round(silu)) * float(*up));
+                *to = round(rounded(silu) * float(*up));
             }
         });
     })
@@ -49,13 +48,12 @@ pub(in crate::cpu) fn gated(isa: Isa, gate: &Matrix, up: &Matrix) -> Matrix {
 pub(in crate::cpu) fn rms_norm(isa: Isa, x: &Matrix, weight: &[bf16], eps: f32) -> Matrix {
     assert_eq!(x.columns(), weight.len(), "one weight per feature");
     rows(x.rows(), x.columns(), |i, row| {
-        let mut wide = vec![0f32; row.len()];
-        widen(isa, x.row(i), &mut wide);
+        let x = x.row(i);
         dispatch!(isa, simd => {
             let _ = simd;
-            let reciprocal = 1.0 / (mean_of_squares(&wide) + eps).sqrt();
-            for ((to, x), w) in row.iter_mut().zip(&wide).zip(weight) {
-                *to = round(float(round(x * reciprocal)) * float(*w));
+            let reciprocal = 1.0 / (mean_of_squares(x) + eps).sqrt();
+            for ((to, x), w) in row.iter_mut().zip(x).zip(weight) {
+                *to = round(rounded(float(*x) * reciprocal) * float(*w));
             }
         });
     })
@@ -63,13 +61,13 @@ pub(in crate::cpu) fn rms_norm(isa: Isa, x: &Matrix, weight: &[bf16], eps: f32) 
 
 /// The reference's sum with its four accumulators of eight lanes side by side.
 #[inline(always)]
-fn mean_of_squares(x: &[f32]) -> f32 {
+fn mean_of_squares(x: &[bf16]) -> f32 {
     let (groups, rest) = x.as_chunks::<32>();
     let (mut low, mut high) = ([0f32; 32], [0f32; 32]);
     for sixteen in groups.chunks(16) {
         for group in sixteen {
             for (low, x) in low.iter_mut().zip(group) {
-                *low += x * x;
+                *low += float(*x) * float(*x);
             }
         }
         if sixteen.len() == 16 {
@@ -85,10 +83,10 @@ fn mean_of_squares(x: &[f32]) -> f32 {
     let (vectors, tail) = rest.as_chunks::<8>();
     for vector in vectors {
         for (low, x) in low.iter_mut().zip(vector) {
-            *low += x * x;
+            *low += float(*x) * float(*x);
         }
     }
-    let mut total = tail.iter().fold(0f32, |sum, x| sum + x * x);
+    let mut total = tail.iter().fold(0f32, |sum, x| sum + float(*x) * float(*x));
     for lane in 0..8 {
         total += ((low[lane] + low[lane + 8]) + low[lane + 16]) + low[lane + 24];
     }
@@ -115,32 +113,46 @@ fn rotate(to: &mut [bf16], from: &[bf16], cos: &[bf16], sin: &[bf16]) {
     let half = from.len() / 2;
     let ((first, second), (to_first, to_second)) = (from.split_at(half), to.split_at_mut(half));
     for f in 0..half {
-        let turned = float(round(-float(second[f]) * float(sin[f])));
-        to_first[f] = round(float(round(float(first[f]) * float(cos[f]))) + turned);
+        let turned = rounded(-float(second[f]) * float(sin[f]));
+        to_first[f] = round(rounded(float(first[f]) * float(cos[f])) + turned);
     }
     for f in 0..half {
-        let turned = float(round(float(first[f]) * float(sin[half + f])));
-        to_second[f] = round(float(round(float(second[f]) * float(cos[half + f]))) + turned);
+        let turned = rounded(float(first[f]) * float(sin[half + f]));
+        to_second[f] = round(rounded(float(second[f]) * float(cos[half + f])) + turned);
     }
 }
 
-/// Softmax of a row in place, rounded to bf16.
+/// Softmax of the first `n` elements in place, rounded to bf16; what follows up to a multiple of 16, for which the row
+/// has room, becomes zero.
 #[inline(always)]
-pub(in crate::cpu) fn softmax(row: &mut [f32]) {
-    let max = row.iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
+pub(in crate::cpu) fn softmax(row: &mut [f32], n: usize) {
+    let row = &mut row[..n.next_multiple_of(16)];
+    row[n..].fill(f32::NEG_INFINITY); // whose exponential is the zero that adds nothing
+    let (vectors, _) = row.as_chunks::<16>();
+    let max = largest(vectors.iter().copied());
     for x in row.iter_mut() {
         *x = math::exp(f64::from(*x - max)) as f32;
     }
     let mut lanes = [0f32; 16];
-    let (vectors, tail) = row.as_chunks::<16>();
-    for vector in vectors {
+    for vector in row.as_chunks::<16>().0 {
         lanes.iter_mut().zip(vector).for_each(|(lane, x)| *lane += x);
     }
-    lanes.iter_mut().zip(tail).for_each(|(lane, x)| *lane += x);
     let reciprocal = 1.0 / fold(lanes);
     for x in row.iter_mut() {
-        *x = float(round(*x * reciprocal));
+        *x = rounded(*x * reciprocal);
     }
+}
+
+/// The largest of all lanes, NaN left out.
+#[inline(always)]
+fn largest(vectors: impl Iterator<Item = [f32; 16]>) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for vector in vectors {
+        for (lane, x) in lanes.iter_mut().zip(vector) {
+            *lane = if x > *lane { x } else { *lane };
+        }
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
 }
 
 pub(in crate::cpu) fn scores(isa: Isa, logits: &Matrix, targets: &[u32]) -> Vec<TokenScore> {
@@ -152,9 +164,10 @@ pub(in crate::cpu) fn scores(isa: Isa, logits: &Matrix, targets: &[u32]) -> Vec<
 
 #[inline(always)]
 fn score(logits: &[bf16], target: u32) -> TokenScore {
-    let max = logits.iter().fold(f32::NEG_INFINITY, |m, &x| if float(x) > m { float(x) } else { m });
-    let mut lanes = [0f64; 16];
     let (vectors, tail) = logits.as_chunks::<16>();
+    let max = largest(vectors.iter().map(|v| v.map(float)));
+    let max = tail.iter().fold(max, |m, &x| if float(x) > m { float(x) } else { m });
+    let mut lanes = [0f64; 16];
     for vector in vectors {
         lanes.iter_mut().zip(vector).for_each(|(lane, &x)| *lane += math::exp(f64::from(float(x) - max)));
     }
@@ -175,9 +188,4 @@ fn fold<T: Copy + std::ops::AddAssign>(mut lanes: [T; 16]) -> T {
         }
     }
     lanes[0]
-}
-
-#[inline(always)]
-fn float(x: bf16) -> f32 {
-    f32::from_bits(u32::from(x.to_bits()) << 16)
 }

@@ -1,0 +1,30 @@
+//! bf16 to f32 and back, without branches that would keep a loop from being vectorized.
+
+use half::bf16;
+
+/// The value.
+#[inline(always)]
+pub(in crate::cpu) fn float(x: bf16) -> f32 {
+    f32::from_bits(u32::from(x.to_bits()) << 16)
+}
+
+/// The nearest bf16, ties to even; NaN stays NaN.
+#[inline(always)]
+pub(in crate::cpu) fn round(x: f32) -> bf16 {
+    bf16::from_bits((rounded(x).to_bits() >> 16) as u16)
+}
+
+/// The nearest bf16 as an f32.
+#[inline(always)]
+pub(in crate::cpu) fn rounded(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) & 0xFFFF_0000;
+    let quiet_nan = (bits & 0xFFFF_0000) | 0x40_0000;
+    f32::from_bits(if bits & 0x7FFF_FFFF > 0x7F80_0000 { quiet_nan } else { nearest })
+}
+
+/// A row of values.
+#[inline(always)]
+pub(in crate::cpu) fn floats(from: &[bf16], to: &mut [f32]) {
+    to.iter_mut().zip(from).for_each(|(to, x)| *to = float(*x));
+}
