@@ -58,6 +58,17 @@ impl Files {
         Ok(Files { place: root.display().to_string(), list: list.collect() })
     }
 
+    /// Files on disk that are to be found under other paths than their own: `/`-separated relative paths with the places
+    /// where they lie. `place` is what messages call them together.
+    pub fn from_paths(place: &str, files: impl IntoIterator<Item = (String, PathBuf)>) -> Self {
+        let list = files.into_iter().map(|(path, source)| File {
+            label: source.display().to_string(),
+            components: path.split('/').map(str::to_owned).collect(),
+            source: Source::Disk(source),
+        });
+        Files { place: place.to_owned(), list: list.collect() }
+    }
+
     /// Files held in memory, such as those embedded in a program: `/`-separated relative paths with their bytes.
     /// `place` is what messages call them together.
     pub fn from_memory<P, B>(place: &str, files: impl IntoIterator<Item = (P, B)>) -> Self

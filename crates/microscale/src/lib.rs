@@ -39,6 +39,7 @@
 //! ```
 
 pub mod demo;
+pub mod hub;
 
 pub use microscale_eval as eval;
 pub use microscale_formats as formats;

@@ -119,7 +119,12 @@ impl Checkpoint {
         &self.config
     }
 
-    /// The directory's name, or the origin given for a checkpoint in memory.
+    /// The same checkpoint under another name: a hub id, say, instead of the folder it was downloaded to.
+    pub fn with_name(self, name: impl Into<String>) -> Checkpoint {
+        Checkpoint { name: name.into(), ..self }
+    }
+
+    /// The directory's name, the origin given for a checkpoint in memory, or the name it was given.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -6,12 +6,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use half::slice::HalfFloatSliceExt;
+use microscale_eval::write_atomically;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::arguments::Logits;
 use crate::commands::table::roles;
 use crate::engine::{self, Engine};
-use crate::{output, sources, usage};
+use crate::{sources, usage};
 
 pub(crate) fn run(arguments: &Logits) -> Result<ExitCode> {
     let engine = Engine::new(arguments.scoring.threads)?;
@@ -38,7 +39,7 @@ pub(crate) fn run(arguments: &Logits) -> Result<ExitCode> {
     ]);
     let view = TensorView::new(Dtype::BF16, shape, &bytes)?;
     let file = safetensors::serialize([("logits", view)], Some(metadata))?;
-    output::write_file(&arguments.output, &file)?;
+    write_atomically(&arguments.output, &file)?;
     eprintln!("{}: logits [{}, {}] of {}", arguments.output.display(), logits.rows(), logits.columns(), recipe.name);
     Ok(ExitCode::SUCCESS)
 }
