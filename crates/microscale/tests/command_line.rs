@@ -1,0 +1,159 @@
+//! The binary as a user meets it: exit codes, where output goes, and what bad input is told.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn microscale(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_microscale"));
+    command.args(arguments).env("HF_HUB_OFFLINE", "1").env_remove("MICROSCALE_ISA").output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// The command fails with this code, prints nothing to standard output, and says one line that holds `words`.
+fn refused(arguments: &[&str], code: i32, words: &[&str]) {
+    let output = microscale(arguments);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    assert!(!error.contains("panicked"), "{arguments:?}: {error}");
+    if code == 1 {
+        assert_eq!(error.lines().filter(|l| l.starts_with("error:")).count(), 1, "{arguments:?}: {error}");
+    }
+    for word in words {
+        assert!(error.contains(word), "{arguments:?}: no {word:?} in {error}");
+    }
+}
+
+#[test]
+fn the_table_as_json_has_the_documented_schema() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("table.json");
+    let arguments = ["table", "--recipe", "w6a8", "--recipe", "bf16", "--limit", "3", "--format", "json", "--output"];
+    let output = microscale(&[&arguments[..], &[file.to_str().unwrap()]].concat());
+    assert!(output.status.success() && output.stdout.is_empty());
+    let report: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.iter().map(|r| r["recipe"].as_str().unwrap()).collect::<Vec<_>>(), ["bf16", "w6a8"]);
+    assert!(rows[0]["delta"].is_null() && rows[1]["delta"].is_f64());
+    assert_eq!(rows[1]["roles"]["projection_weight"], "fp6_e3m2");
+    assert_eq!(rows[1]["roles"]["head_activation"], "fp8_e4m3");
+    assert_eq!(rows[0]["roles"].as_object().unwrap().len(), 10);
+    let piqa = &rows[0]["tasks"]["piqa"];
+    assert_eq!(piqa["n"], 3);
+    assert!((0.0..=1.0).contains(&piqa["acc_norm"].as_f64().unwrap()));
+    assert!(rows[0]["tasks"]["winogrande"]["acc_norm"].is_null());
+    for key in ["model_sha256", "scale_rule", "instruction_set", "threads", "seed", "tokens_per_second", "value_blocks"]
+    {
+        assert!(!report["manifest"][key].is_null(), "{key}");
+    }
+}
+
+#[test]
+fn every_form_of_the_table_and_nothing_else_on_standard_output() {
+    for (form, first) in [("text", "─"), ("markdown", "|"), ("csv", "model,recipe"), ("json", "{")] {
+        let output = microscale(&["table", "--recipe", "w4a4", "--limit", "2", "--format", form]);
+        assert!(output.status.success(), "{form}");
+        assert!(stdout(&output).starts_with(first), "{form}: {}", stdout(&output));
+    }
+}
+
+#[test]
+fn help_of_every_command() {
+    for command in ["table", "eval", "logits", "recipes", "inspect", "doctor"] {
+        let output = microscale(&[command, "--help"]);
+        assert!(output.status.success() && stdout(&output).contains("Usage: microscale"), "{command}");
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    refused(&["table", "--recipe", "w6a9"], 2, &["w6a9", "did you mean"]);
+    refused(&["table", "--recipe", "proj=fp7"], 2, &["fp7", "did you mean"]);
+    refused(&["table", "--recipe", "no-such.toml"], 2, &["no-such.toml"]);
+    refused(&["table", "--tasks", "piqqa"], 2, &["piqqa", "piqa"]);
+    refused(&["table", "--limit", "0"], 2, &["above 0"]);
+    refused(&["table", "--threads", "0"], 2, &["--threads"]);
+    refused(&["tabel"], 2, &["table"]);
+    refused(&["logits", "demo", "--tokens", "1,x", "--output", "x"], 2, &["\"x\""]);
+}
+
+#[test]
+fn an_instruction_set_that_is_not_there_is_refused() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_microscale"));
+    let output = command.args(["doctor"]).env("MICROSCALE_ISA", "avx1024").output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && error.contains("avx1024") && error.contains("scalar"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_done_ends_with_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    refused(&["table", "no/such/model/folder"], 1, &["no/such/model/folder"]);
+    refused(&["table", "owner/name"], 1, &["owner/name", "HF_HUB_OFFLINE"]);
+    refused(&["inspect", folder.path().to_str().unwrap()], 1, &["config.json"]);
+    refused(&["logits", "demo", "--tokens", "1,2,99999", "--output", &path("l")], 1, &["99999", "vocabulary"]);
+    refused(&["logits", "demo", "--tokens", &path("t.json"), "--output", &path("l")], 1, &["t.json"]);
+    std::fs::write(path("t.json"), "[1, -2]").unwrap();
+    refused(&["logits", "demo", "--tokens", &path("t.json"), "--output", &path("l")], 1, &["t.json", "token ids"]);
+    std::fs::write(path("mine.jsonl"), "{\"query\":\"a\",\"choices\":[\"b\"],\"gold\":0}\n{\"query\":1}\n").unwrap();
+    refused(&["table", "--data", folder.path().to_str().unwrap()], 1, &["mine.jsonl", "2"]);
+    refused(&["table", "--limit", "1", "--recipe", "bf16", "--output", "/dev/null/x"], 1, &["/dev/null"]);
+}
+
+#[test]
+fn damaged_models_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../demo/model"));
+    let model = |name: &str, file: &str, change: &dyn Fn(&mut Vec<u8>)| -> String {
+        let to = folder.path().join(name);
+        std::fs::create_dir(&to).unwrap();
+        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+            std::fs::copy(demo.join(file), to.join(file)).unwrap();
+        }
+        let mut bytes = std::fs::read(to.join(file)).unwrap();
+        change(&mut bytes);
+        std::fs::write(to.join(file), bytes).unwrap();
+        to.to_str().unwrap().to_owned()
+    };
+    let cut = model("cut", "model.safetensors", &|b| b.truncate(100_000));
+    refused(&["inspect", &cut], 1, &["model.safetensors"]);
+    let poisoned = model("poisoned", "model.safetensors", &|b| {
+        let n = b.len();
+        b[n - 2..].copy_from_slice(&0x7FC0u16.to_le_bytes());
+    });
+    let out = folder.path().join("l");
+    refused(
+        &["logits", &poisoned, "--tokens", "1", "--output", out.to_str().unwrap()],
+        1,
+        &["1 ", "model.safetensors"],
+    );
+    let other = model("other", "config.json", &|b| {
+        *b = String::from_utf8(b.clone()).unwrap().replace("LlamaForCausalLM", "MambaForCausalLM").into_bytes();
+    });
+    refused(&["inspect", &other], 1, &["MambaForCausalLM", "LlamaForCausalLM"]);
+}
+
+/// The stop that Ctrl-C asks for: what is done is printed, and the code says that it is not all.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_shows_what_is_done() {
+    let child = Command::new(env!("CARGO_BIN_EXE_microscale"))
+        .args(["table", "--batch-size", "1", "--threads", "1"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("interrupted"), "{error}");
+    assert!(String::from_utf8(output.stdout).unwrap().contains("demo"));
+}
