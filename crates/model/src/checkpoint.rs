@@ -171,6 +171,7 @@ impl Checkpoint {
         let entry = self.checked(name, shape)?;
         let file = &self.files[entry.file];
         let (values, not_finite) = convert::to_bf16(file.tensor(&entry.info), entry.info.dtype);
+        file.release(&entry.info);
         if not_finite > 0 {
             let reason = format!(
                 "{not_finite} of {} values are not finite as bf16; the file is damaged or the model diverged",
@@ -203,7 +204,12 @@ impl Checkpoint {
     /// its name. Computed on first use; that reads every byte of the model once, which takes minutes for a large one.
     pub fn hash(&self) -> String {
         let compute = || {
-            let digests: Vec<_> = self.files.par_iter().map(|file| Sha256::digest(file.bytes())).collect();
+            let digest = |file: &WeightsFile| {
+                let mut digest = Sha256::new();
+                file.stretches(|stretch| digest.update(stretch));
+                digest.finalize()
+            };
+            let digests: Vec<_> = self.files.par_iter().map(digest).collect();
             let mut whole = Sha256::new();
             whole.update(Sha256::digest(&self.config_bytes));
             digests.iter().for_each(|digest| whole.update(digest));

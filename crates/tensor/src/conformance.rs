@@ -1,4 +1,4 @@
-//! The suite every backend must pass: each operation against [`Reference`](crate::Reference), bit for bit.
+//! The suite every backend must pass: each operation against [`Reference`], bit for bit.
 
 use half::bf16;
 use microscale_formats::{ElementFormat, ScaleRule};

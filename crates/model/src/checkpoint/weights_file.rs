@@ -11,6 +11,8 @@ use crate::Error;
 
 /// Longest header, as the safetensors format has it.
 const MAX_HEADER: usize = 100_000_000;
+/// Bytes looked at in one go where a whole file is read.
+const STRETCH: usize = 64 << 20;
 /// Bytes of the header's length in front of it.
 const LENGTH: usize = 8;
 
@@ -87,7 +89,7 @@ impl WeightsFile {
     }
 
     /// The whole file.
-    pub(super) fn bytes(&self) -> &[u8] {
+    fn bytes(&self) -> &[u8] {
         self.bytes.get()
     }
 
@@ -105,6 +107,20 @@ impl WeightsFile {
     pub(super) fn tensor(&self, info: &TensorInfo) -> &[u8] {
         &self.bytes()[self.data..][info.data_offsets.0..info.data_offsets.1]
     }
+
+    /// Gives a tensor's memory back to the system; who needs it again reads it from the file again. A model that is
+    /// read tensor by tensor so never lies in memory twice, as file and as weights.
+    pub(super) fn release(&self, info: &TensorInfo) {
+        self.bytes.release(self.data + info.data_offsets.0, info.data_offsets.1 - info.data_offsets.0);
+    }
+
+    /// Calls `f` with the whole file in stretches, giving each back after use.
+    pub(super) fn stretches(&self, mut f: impl FnMut(&[u8])) {
+        for (i, stretch) in self.bytes().chunks(STRETCH).enumerate() {
+            f(stretch);
+            self.bytes.release(i * STRETCH, stretch.len());
+        }
+    }
 }
 
 impl Bytes {
@@ -113,6 +129,19 @@ impl Bytes {
             Bytes::Mapped(map) => map,
             Bytes::Static(bytes) => bytes,
         }
+    }
+
+    /// Lets go of the pages of a mapped stretch. Only a hint: that it cannot be followed is no error.
+    fn release(&self, offset: usize, length: usize) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = self {
+            // SAFETY: the pages of a read-only map of a file hold nothing but the file's content, which the next
+            // access brings back.
+            #[allow(unsafe_code, reason = "beside the line that maps the file, the one that unloads it")]
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, length) };
+        }
+        #[cfg(not(unix))]
+        let _ = (offset, length);
     }
 }
 
