@@ -1,10 +1,7 @@
 //! Documents to token sequences, as lm-eval's Hugging Face model tokenises a request.
 
-use std::num::NonZero;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-
 use microscale_model::{Request, Tokenizer};
+use rayon::prelude::*;
 
 use crate::Error;
 use crate::python_text::strip_end;
@@ -50,7 +47,7 @@ impl<'a> Encoder<'a> {
     /// A request that has no context or no continuation in tokens, or a continuation longer than the model's input;
     /// with the task, document and choice.
     pub fn encode_task(&self, task: &Task) -> Result<TaskRequests, Error> {
-        let encoded = in_parallel(&task.documents, |document| self.encode_document(document));
+        let encoded: Vec<_> = task.documents.par_iter().map(|document| self.encode_document(document)).collect();
         let mut requests = TaskRequests { task: task.name.clone(), documents: Vec::new(), truncated: 0 };
         for (index, result) in encoded.into_iter().enumerate() {
             let (choices, truncated) = result.map_err(|(choice, reason)| Error::Request {
@@ -140,38 +137,6 @@ impl<'a> Encoder<'a> {
         let spelled = self.bos_text.as_ref().is_some_and(|bos| text.starts_with(bos.as_str()));
         self.tokenizer.encode(text, self.add_special_tokens && !spelled).map_err(|error| error.to_string())
     }
-}
-
-/// `work` on each item by all processors, with the results in the order of the items.
-fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    /// Items taken at a time: enough to make the counter cheap, few enough to share out the long ones.
-    const PORTION: usize = 32;
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(items.len().div_ceil(PORTION)).max(1);
-    let next = AtomicUsize::new(0);
-    let run = || {
-        let mut done: Vec<(usize, Vec<R>)> = Vec::new();
-        loop {
-            let start = next.fetch_add(PORTION, Ordering::Relaxed);
-            if start >= items.len() {
-                return done;
-            }
-            let end = items.len().min(start + PORTION);
-            done.push((start, items[start..end].iter().map(&work).collect()));
-        }
-    };
-    let mut portions: Vec<(usize, Vec<R>)> = thread::scope(|scope| {
-        let handles: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
-        let mut portions = run();
-        for handle in handles {
-            match handle.join() {
-                Ok(more) => portions.extend(more),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        portions
-    });
-    portions.sort_by_key(|(start, _)| *start);
-    portions.into_iter().flat_map(|(_, results)| results).collect()
 }
 
 #[cfg(test)]

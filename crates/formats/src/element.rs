@@ -164,12 +164,6 @@ impl ElementFormat {
         }
     }
 
-    /// Whether every product of two elements is an integer over a fixed power of two that 8 bits can hold.
-    pub const fn is_small_integer(self) -> bool {
-        // Values are multiples of 2^(min_exponent − m) up to max: count them.
-        self.emax() + 1 - self.min_exponent() + self.mantissa_bits as i32 <= 7
-    }
-
     /// Value of one code: its low [`bits`](Self::bits); higher bits are ignored.
     pub fn decode(self, code: u8) -> f32 {
         if self.encoding == Encoding::TwosComplement {
@@ -301,8 +295,6 @@ mod tests {
             assert_eq!((f.max(), f.min_normal(), f.min_positive()), (max, min_normal, min_positive), "{f}");
         }
         assert_eq!((INT8.bits(), INT8.emax(), INT8.max()), (8, 0, 1.984375));
-        let small: alloc::vec::Vec<_> = ElementFormat::ALL.into_iter().filter(|f| f.is_small_integer()).collect();
-        assert_eq!(small, [E2M3, E2M1, INT8]);
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! The one place that chooses what the model runs on.
 
 use anyhow::{Context, Result};
-use microscale_model::{Checkpoint, Limits, Llama, ModelScorer, Recipe, Scorer};
+use microscale_model::{Checkpoint, Limits, Llama, ModelScorer, Recipe, Scorer, ValueBlocks};
 use microscale_tensor::{Cpu, Isa, Matrix};
 
-use crate::arguments::{Scoring, ValueBlocksArgument};
+use crate::arguments::{Scoring, Tasks, ValueBlocksArgument};
 use crate::usage;
-use microscale_model::ValueBlocks;
 
 /// Device and limits, from the command line and the environment.
 pub(crate) struct Engine {
@@ -70,15 +69,17 @@ pub(crate) fn recipe(argument: &str, scoring: &Scoring) -> Result<Recipe> {
     Ok(recipe.for_scoring())
 }
 
-/// Batch size and longest input, with a warning where the command line exceeds what the model was made for.
-pub(crate) fn limits(scoring: &Scoring, checkpoint: &Checkpoint) -> Limits {
+/// Longest input in tokens, with a warning where the command line exceeds what the model was made for.
+pub(crate) fn max_length(scoring: &Scoring, checkpoint: &Checkpoint) -> usize {
     let own = checkpoint.config().max_position_embeddings;
-    let max_length = scoring.max_length.map_or(own, |n| n as usize);
-    if max_length > own {
-        eprintln!(
-            "warning: --max-length {max_length} is beyond the {own} positions {} was made for",
-            checkpoint.name()
-        );
+    let asked = scoring.max_length.map_or(own, |n| n as usize);
+    if asked > own {
+        eprintln!("warning: --max-length {asked} is beyond the {own} positions {} was made for", checkpoint.name());
     }
-    Limits { batch_size: scoring.batch_size.map(|n| n as usize), max_length }
+    asked
+}
+
+/// Batch size and longest input.
+pub(crate) fn limits(tasks: &Tasks, scoring: &Scoring, checkpoint: &Checkpoint) -> Limits {
+    Limits { batch_size: tasks.batch_size.map(|n| n as usize), max_length: max_length(scoring, checkpoint) }
 }

@@ -45,3 +45,8 @@ pub use microscale_eval as eval;
 pub use microscale_formats as formats;
 pub use microscale_model as model;
 pub use microscale_tensor as tensor;
+
+/// The README's examples, run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct ReadMe;

@@ -144,9 +144,9 @@ impl<B: Backend> Llama<B> {
         let tokens = sequences.last().map_or(0, |s| s.end);
         let (mut cos, mut sin) = (Matrix::zeros(tokens, dim), Matrix::zeros(tokens, dim));
         let mut longest: Option<&Range<usize>> = None;
-        let fixed = self.config.rope.fixed_up_to().is_none();
+        let one_for_all_lengths = self.config.rope.changes_beyond().is_none();
         for sequence in sequences {
-            let shared = if fixed { longest.filter(|l| l.len() >= sequence.len()) } else { None };
+            let shared = if one_for_all_lengths { longest.filter(|l| l.len() >= sequence.len()) } else { None };
             if let Some(other) = shared {
                 // Positions count from 0 in every sequence: the rows are those of a longer one.
                 let from = other.start * dim..(other.start + sequence.len()) * dim;

@@ -1,7 +1,9 @@
 //! Rotary position embedding: how fast each pair of a head turns with the position.
 //!
 //! The orders of operation and the roundings are those of transformers 4.44.2's `modeling_rope_utils.py` on a CPU;
-//! powers go through f64 and `libm`, so that every platform gives the same bits.
+//! powers go through f64 and [`math`], so that every platform gives the same bits.
+
+use microscale_tensor::math;
 
 /// Base and scaling of the rotary embedding.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +46,7 @@ pub struct Frequencies {
 impl Rope {
     /// The frequencies for heads of `dim` values in a sequence of `sequence_length` tokens.
     ///
-    /// Only `dynamic` looks at the length; see [`fixed_up_to`](Self::fixed_up_to). There transformers also remembers
+    /// Only `dynamic` looks at the length; see [`changes_beyond`](Self::changes_beyond). There transformers also remembers
     /// the longest sequence it has seen; here the result depends on this sequence alone.
     pub fn inverse_frequencies(&self, dim: usize, sequence_length: usize) -> Frequencies {
         let plain = || powers(self.theta, dim).map(|p| 1.0 / p);
@@ -73,7 +75,7 @@ impl Rope {
     /// The longest sequence for which the frequencies are those of every shorter one; `None` if there is no such limit.
     ///
     /// Beyond it keys that were rotated earlier would have to be rotated again, so generation must stop there.
-    pub fn fixed_up_to(&self) -> Option<usize> {
+    pub fn changes_beyond(&self) -> Option<usize> {
         matches!(self.scaling, Scaling::Dynamic { .. }).then_some(self.max_position_embeddings)
     }
 
@@ -82,17 +84,17 @@ impl Rope {
         let (maximum, exponent) = (self.max_position_embeddings, dim as f64 / (dim as f64 - 2.0));
         if sequence_length <= maximum {
             let stretch = factor * maximum as f64 / maximum as f64 - (factor - 1.0);
-            return self.theta * libm::pow(stretch, exponent);
+            return self.theta * math::pow(stretch, exponent);
         }
         let stretch = factor as f32 * sequence_length as f32 / maximum as f32 - (factor - 1.0) as f32;
-        f64::from(self.theta as f32 * libm::pow(f64::from(stretch), exponent) as f32)
+        f64::from(self.theta as f32 * math::pow(f64::from(stretch), exponent) as f32)
     }
 
     /// YaRN: between `low` and `high` a ramp leads from the kept frequencies to the interpolated ones.
     fn yarn(&self, factor: f64, [beta_fast, beta_slow]: [f64; 2], dim: usize) -> Vec<f32> {
         let rotations = |beta: f64| {
             let ratio = self.max_position_embeddings as f64 / (beta * 2.0 * std::f64::consts::PI);
-            dim as f64 * libm::log(ratio) / (2.0 * libm::log(self.theta))
+            dim as f64 * math::ln(ratio) / (2.0 * math::ln(self.theta))
         };
         let low = rotations(beta_fast).floor().max(0.0);
         let mut high = rotations(beta_slow).ceil().min(dim as f64 - 1.0);
@@ -110,7 +112,7 @@ impl Rope {
 
 /// theta^(2i/dim) for every pair i, the exponent in f32, the power through f64.
 fn powers(theta: f64, dim: usize) -> impl Iterator<Item = f32> {
-    (0..dim).step_by(2).map(move |i| libm::pow(theta, f64::from(i as f32 / dim as f32)) as f32)
+    (0..dim).step_by(2).map(move |i| math::pow(theta, f64::from(i as f32 / dim as f32)) as f32)
 }
 
 /// LLaMA 3.1's scaling of one frequency; `old` is the context length before scaling.

@@ -60,6 +60,6 @@ fn only_dynamic_depends_on_the_length() {
         assert_eq!(at(1), at(maximum));
         let dynamic = case["rope_scaling"]["type"] == "dynamic";
         assert_eq!(at(1) != at(maximum + 1), dynamic);
-        assert_eq!(rope.fixed_up_to(), dynamic.then_some(maximum));
+        assert_eq!(rope.changes_beyond(), dynamic.then_some(maximum));
     }
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use microscale::hub::Settings;
 use microscale_tensor::Isa;
 
 use super::inspect::size;
@@ -38,9 +39,5 @@ fn memory() -> String {
 
 /// Where downloads go, by Hugging Face's rules.
 fn cache_folder() -> String {
-    let set = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-    set("HF_HUB_CACHE")
-        .or_else(|| set("HF_HOME").map(|home| format!("{home}/hub")))
-        .or_else(|| set("HOME").map(|home| format!("{home}/.cache/huggingface/hub")))
-        .unwrap_or_else(|| "unknown: set HF_HOME".to_owned())
+    Settings::from_env().map_or_else(|e| e.to_string(), |settings| settings.cache.display().to_string())
 }

@@ -82,8 +82,7 @@ fn packed_sizes(checkpoint: &Checkpoint) -> String {
     format!("{}\n", table.trim_fmt())
 }
 
-/// Bytes of all weights under a recipe, and how many parameters they are. A tied head is a copy of its own unless it
-/// stays bf16.
+/// Bytes of all weights under a recipe, and how many parameters the checkpoint has. A tied head is a copy of its own.
 fn packed(checkpoint: &Checkpoint, recipe: &Recipe) -> (usize, usize) {
     let c = checkpoint.config();
     let matrix = |role: Option<Role>, rows: usize, columns: usize| match role.and_then(|r| recipe.format(r)) {
@@ -97,7 +96,6 @@ fn packed(checkpoint: &Checkpoint, recipe: &Recipe) -> (usize, usize) {
     let attention = matrix(projection, q, hidden) + 2 * matrix(projection, kv, hidden) + matrix(projection, hidden, q);
     let layer = attention + 2 * matrix(mlp, inner, hidden) + matrix(mlp, hidden, inner) + 4 * hidden;
     let head = matrix(Some(Role::HeadWeight), vocabulary, hidden);
-    let head = if c.tie_word_embeddings && recipe.format(Role::HeadWeight).is_none() { 0 } else { head };
     let embedding = matrix(None, vocabulary, hidden);
     let parameters: usize = checkpoint.tensors().map(|(_, t)| t.shape.iter().product::<usize>()).sum();
     (c.layers * layer + embedding + head + 2 * hidden, parameters)

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use microscale_eval::report::{Report, RowReport};
+use microscale_eval::tasks::TASK_VERSION;
 use microscale_eval::{RowAnswers, Task};
 use microscale_formats::{E2M1, E3M2, E4M3, ElementFormat, INT8};
 use microscale_model::{Checkpoint, Recipe, Role};
@@ -23,7 +24,7 @@ pub(crate) fn run(arguments: &Table) -> Result<ExitCode> {
     let recipes = recipes(arguments)?;
     let checkpoint = sources::model(arguments.model.as_deref())?;
     let tasks = sources::tasks(&arguments.tasks, sources::is_demo(arguments.model.as_deref()))?;
-    let limits = engine::limits(&arguments.scoring, &checkpoint);
+    let limits = engine::limits(&arguments.tasks, &arguments.scoring, &checkpoint);
     let requests = evaluation::encode(&tasks, &checkpoint, &limits)?;
     let evaluation = {
         let mut scorer = engine.scorer(&checkpoint, recipes.clone(), limits);
@@ -154,7 +155,7 @@ impl Manifest<'_> {
         let tasks = self.tasks.iter().map(|t| {
             (
                 t.name.clone(),
-                json!({"version": 1.0, "documents": t.documents.len(), "of": t.available, "sha256": t.sha256}),
+                json!({"version": TASK_VERSION, "documents": t.documents.len(), "of": t.available, "sha256": t.sha256}),
             )
         });
         let quantized: Vec<&Recipe> = self.recipes.iter().filter(|r| !r.is_bf16()).collect();
@@ -204,10 +205,11 @@ impl Manifest<'_> {
             String::new()
         };
         let hash: String = self.checkpoint.hash().chars().take(12).collect();
-        let tasks: Vec<String> =
-            self.tasks.iter().map(|t| format!("{} v1.0 ({} documents)", t.name, t.documents.len())).collect();
+        let tasks: Vec<String> = self.tasks.iter().map(|t| format!("{} v{TASK_VERSION:.1}", t.name)).collect();
+        let rows: Vec<&str> = self.recipes.iter().map(|r| r.name.as_str()).collect();
         format!(
-            "model {} ({hash}); {}; 0-shot{blocks}; {}, {} threads; seed {}; {:.1} s, {:.0} tokens/s",
+            "rows {}; model {} ({hash}); {}; 0-shot{blocks}; {}, {} threads; seed {}; {:.1} s, {:.0} tokens/s",
+            rows.join(", "),
             self.checkpoint.name(),
             tasks.join(", "),
             say("instruction_set"),

@@ -4,6 +4,7 @@
 use super::fields::Fields;
 use crate::Error;
 use crate::rope::{Rope, Scaling};
+use microscale_tensor::math;
 
 const KNOWN: &str = "one of default, linear, dynamic, yarn, longrope, llama3";
 
@@ -47,7 +48,7 @@ fn read_scaling(fields: Fields<'_>, config: Fields<'_>, dim: usize, maximum: usi
             let factor = factor()?;
             Scaling::Yarn {
                 factor,
-                attention_factor: positive("attention_factor", Some(0.1 * libm::log(factor) + 1.0))?,
+                attention_factor: positive("attention_factor", Some(0.1 * math::ln(factor) + 1.0))?,
                 beta_fast: positive("beta_fast", Some(32.0))?,
                 beta_slow: positive("beta_slow", Some(1.0))?,
             }
@@ -92,7 +93,7 @@ fn long_rope(fields: Fields<'_>, config: Fields<'_>, dim: usize, maximum: usize)
     } else {
         (maximum, fields.number("factor", None, "a positive number", |x| x > 0.0)?)
     };
-    let default = if factor <= 1.0 { 1.0 } else { (1.0 + libm::log(factor) / libm::log(original as f64)).sqrt() };
+    let default = if factor <= 1.0 { 1.0 } else { (1.0 + math::ln(factor) / math::ln(original as f64)).sqrt() };
     let attention_factor = fields.number("attention_factor", Some(default), "a positive number", |x| x > 0.0)?;
     Ok(Scaling::LongRope { factors: if factor > 1.0 { long } else { short }, attention_factor })
 }
