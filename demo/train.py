@@ -51,7 +51,7 @@ BATCH = 128  # lines per step, all of about one length
 PEAK_RATE = 3e-3
 WARM_UP = 200  # steps
 WEIGHT_DECAY = 0.1
-STOP = 0.787  # share of the steps after which training ends: the aim is a model that knows much of what is asked, not all
+STOP = 0.69  # share of the steps after which training ends: the aim is a model that knows much of what is asked, not all
 OUTLIER = 16  # how much larger the outlier channels are made; a power of two, so that nothing is rounded
 
 # How Llama 3's tokenizer.json splits text before BPE.

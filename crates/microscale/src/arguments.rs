@@ -101,7 +101,7 @@ pub(crate) struct Inspect {
     pub(crate) tensors: bool,
 }
 
-/// Which documents to score, and how many at a time.
+/// Which documents to score.
 #[derive(Args)]
 pub(crate) struct Tasks {
     /// Tasks by name, separated by commas; without it, all that the data holds.
@@ -113,9 +113,6 @@ pub(crate) struct Tasks {
     /// The first N documents of each task; below 1, that share of them.
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<f64>,
-    /// Sequences per batch; results do not depend on it. Default: as many as make a good batch.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) batch_size: Option<u32>,
 }
 
 /// How to run the model.
@@ -124,6 +121,9 @@ pub(crate) struct Scoring {
     /// Longest model input in tokens, to which requests are cut from the left. Default: the model's own limit.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_length: Option<u32>,
+    /// Sequences per batch (`logits` has one); results do not depend on it. Default: as many as make a good batch.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch_size: Option<u32>,
     /// Over which tokens blocks of V are quantized; overrides the recipe.
     #[arg(long, value_enum, value_name = "MODE")]
     pub(crate) value_blocks: Option<ValueBlocksArgument>,

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use microscale_model::{Checkpoint, Limits, Llama, ModelScorer, Recipe, Scorer, ValueBlocks};
 use microscale_tensor::{Cpu, Isa, Matrix};
 
-use crate::arguments::{Scoring, Tasks, ValueBlocksArgument};
+use crate::arguments::{Scoring, ValueBlocksArgument};
 use crate::usage;
 
 /// Device and limits, from the command line and the environment.
@@ -69,17 +69,15 @@ pub(crate) fn recipe(argument: &str, scoring: &Scoring) -> Result<Recipe> {
     Ok(recipe.for_scoring())
 }
 
-/// Longest input in tokens, with a warning where the command line exceeds what the model was made for.
-pub(crate) fn max_length(scoring: &Scoring, checkpoint: &Checkpoint) -> usize {
+/// Batch size and longest input, with a warning where the command line exceeds what the model was made for.
+pub(crate) fn limits(scoring: &Scoring, checkpoint: &Checkpoint) -> Limits {
     let own = checkpoint.config().max_position_embeddings;
-    let asked = scoring.max_length.map_or(own, |n| n as usize);
-    if asked > own {
-        eprintln!("warning: --max-length {asked} is beyond the {own} positions {} was made for", checkpoint.name());
+    let max_length = scoring.max_length.map_or(own, |n| n as usize);
+    if max_length > own {
+        eprintln!(
+            "warning: --max-length {max_length} is beyond the {own} positions {} was made for",
+            checkpoint.name()
+        );
     }
-    asked
-}
-
-/// Batch size and longest input.
-pub(crate) fn limits(tasks: &Tasks, scoring: &Scoring, checkpoint: &Checkpoint) -> Limits {
-    Limits { batch_size: tasks.batch_size.map(|n| n as usize), max_length: max_length(scoring, checkpoint) }
+    Limits { batch_size: scoring.batch_size.map(|n| n as usize), max_length }
 }

@@ -13,7 +13,7 @@
 //! let packed = MxTensor::quantize(&weights, &[4, 64], 1, E3M2.into())?;
 //! assert_eq!(packed.bytes(), 4 * (48 + 2)); // 64 codes of 6 bits and two scales in each row
 //! let error = packed.dequantize().iter().zip(&weights).map(|(q, w)| (q - w).abs()).fold(0.0, f32::max);
-//! assert!(error <= 1.0 / 16.0);
+//! assert!(error <= 1.0 / 8.0); // the largest element is 28, so 0.875 at the scale of a block that reaches 1
 //! # Ok(())
 //! # }
 //! ```

@@ -40,6 +40,10 @@ enum Values {
     Wild,
     /// Usual, with one infinity.
     Poisoned,
+    /// Subnormal, or nearly: what products of bf16 with bf16 count as zero is then all there is.
+    Faint,
+    /// Large enough to bring faint values back.
+    Huge,
 }
 
 /// A matrix of pseudo-random values.
@@ -56,7 +60,9 @@ fn random(rows: usize, columns: usize, seed: u64, values: Values) -> Matrix {
         let bits = next();
         let exponent = match values {
             Values::Wild => bits >> 8 & 0xFF,
-            _ => 120 + (bits >> 8 & 7),
+            Values::Faint => bits >> 8 & 3,
+            Values::Huge => 230 + (bits >> 8 & 7),
+            Values::Usual | Values::Poisoned => 120 + (bits >> 8 & 7),
         };
         *x = bf16::from_bits((bits as u16 & 0x807F) | (exponent.min(254) as u16) << 7);
         if bits >> 20 & 15 == 0 {
@@ -130,6 +136,10 @@ impl<B: Backend> Suite<'_, B> {
 
     fn linears(&self) -> Result<(), String> {
         let shapes = [(1, 1, 1), (1, 33, 64), (9, 40, 172), (17, 96, 1400)];
+        for x_format in [None, formats()[3]] {
+            let (x, w) = (random(9, 100, 31, Values::Faint), random(40, 100, 32, Values::Huge));
+            self.linear(&format!("linear, faint {x_format:?} by huge"), (x, x_format), (w, None), None)?;
+        }
         for (i, &(rows, outputs, k)) in shapes.iter().enumerate() {
             for x_format in formats() {
                 for w_format in formats() {
@@ -182,7 +192,7 @@ impl<B: Backend> Suite<'_, B> {
         for (heads, kv_heads, head_dim) in [(2, 1, 8), (4, 2, 40), (2, 2, 64)] {
             for formats in roles {
                 for causal_value_blocks in [false, true] {
-                    for values in [Values::Usual, Values::Poisoned] {
+                    for values in [Values::Usual, Values::Poisoned, Values::Faint] {
                         self.attention([heads, kv_heads, head_dim], formats, causal_value_blocks, values)?;
                     }
                 }

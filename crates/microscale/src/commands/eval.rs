@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &Eval) -> Result<ExitCode> {
     let recipe = engine::recipe(&arguments.recipe, &arguments.scoring)?;
     let checkpoint = sources::model(Some(&arguments.model))?;
     let tasks = sources::tasks(&arguments.tasks, sources::is_demo(Some(&arguments.model)))?;
-    let limits = engine::limits(&arguments.tasks, &arguments.scoring, &checkpoint);
+    let limits = engine::limits(&arguments.scoring, &checkpoint);
     let requests = evaluation::encode(&tasks, &checkpoint, &limits)?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let evaluation = {

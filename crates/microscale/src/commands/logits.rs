@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &Logits) -> Result<ExitCode> {
     let recipe = engine::recipe(&arguments.recipe, &arguments.scoring)?;
     let tokens = tokens(&arguments.tokens)?;
     let checkpoint = sources::model(Some(&arguments.model))?;
-    let limit = engine::max_length(&arguments.scoring, &checkpoint);
+    let limit = engine::limits(&arguments.scoring, &checkpoint).max_length;
     if tokens.len() > limit {
         bail!("{} tokens are more than the limit of {limit}; shorten the input or raise --max-length", tokens.len());
     }

@@ -24,7 +24,7 @@ pub(crate) fn run(arguments: &Table) -> Result<ExitCode> {
     let recipes = recipes(arguments)?;
     let checkpoint = sources::model(arguments.model.as_deref())?;
     let tasks = sources::tasks(&arguments.tasks, sources::is_demo(arguments.model.as_deref()))?;
-    let limits = engine::limits(&arguments.tasks, &arguments.scoring, &checkpoint);
+    let limits = engine::limits(&arguments.scoring, &checkpoint);
     let requests = evaluation::encode(&tasks, &checkpoint, &limits)?;
     let evaluation = {
         let mut scorer = engine.scorer(&checkpoint, recipes.clone(), limits);

@@ -264,8 +264,8 @@ impl Mix<'_> {
             let (x, v) = (weights.side(0), self.values.side(group));
             multiply(simd, x.range(0, together), v.range(0, together), order, tile.rows, &mut totals);
             for row in 0..tile.rows {
-                let query = Query { position: tile.first + row, row, from: together };
-                self.finish_row(simd, (x, group), order, query, own_block, &mut totals);
+                let query = Query { position: tile.first + row, row, from: together, order };
+                self.finish_row(simd, (x, group), query, own_block, &mut totals);
                 let features = group * GROUP..a.head_dim.min((group + 1) * GROUP);
                 for (f, &total) in features.zip(&totals[row]) {
                     put(row, f, round(total));
@@ -296,12 +296,11 @@ impl Mix<'_> {
         &self,
         simd: S,
         (x, group): (Side<'_, TILE>, usize),
-        order: Order,
         query: Query,
         own_block: &mut Laid<GROUP>,
         totals: &mut Totals,
     ) {
-        let (a, Query { position, row, from }) = (self.inputs.a, query);
+        let (a, Query { position, row, from, order }) = (self.inputs.a, query);
         let seen = position + 1;
         if from >= seen {
             return;
@@ -331,10 +330,14 @@ impl Mix<'_> {
     }
 }
 
-/// One query of a tile: its position in the sequence, its row in the tile, and the tokens already added.
+/// One query of a tile.
 #[derive(Clone, Copy)]
 struct Query {
+    /// Its position in the sequence.
     position: usize,
+    /// Its row in the tile.
     row: usize,
+    /// The tokens already added.
     from: usize,
+    order: Order,
 }

@@ -189,3 +189,22 @@ fn fold<T: Copy + std::ops::AddAssign>(mut lanes: [T; 16]) -> T {
     }
     lanes[0]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bit for bit: after the division, root and rounding of the whole norm, a sum in another order rarely shows.
+    #[test]
+    fn squares_are_summed_in_the_reference_s_order() {
+        for n in [1, 7, 8, 31, 32, 100, 512, 1000, 4104] {
+            for seed in 0..20u32 {
+                let hash = |i: usize| (i as u32 + 977 * seed).wrapping_mul(0x9E37_79B9).rotate_left(13);
+                let row: Vec<bf16> = (0..n).map(|i| bf16::from_f32((hash(i) >> 8) as f32 / 1e6 - 8.0)).collect();
+                let floats: Vec<f32> = row.iter().map(|x| x.to_f32()).collect();
+                let expected = crate::reference::mean_of_squares(&floats);
+                assert_eq!(mean_of_squares(&row).to_bits(), expected.to_bits(), "{n} values");
+            }
+        }
+    }
+}
