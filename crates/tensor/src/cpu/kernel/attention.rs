@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::bf16::{float, floats, round, rounded};
 use super::operand::flush_subnormals;
-use super::product::{GROUP, Order, ScaleRange, Scales, Side, TILE, Totals, multiply, multiply_row};
+use super::product::{GROUP, Order, ScaleRange, Scales, Side, TILE, Totals, multiply};
 use super::quantize::Quantizer;
 use super::rows::softmax;
 use crate::cpu::simd::{Isa, Simd, dispatch};
@@ -219,7 +219,7 @@ fn attention_weights<S: Simd>(simd: S, tile: &Tile, keys: &Laid<GROUP>, a: &Atte
     let seen = tile.last + 1;
     for group in 0..seen.div_ceil(GROUP) {
         let mut totals: Totals = [[0.0; GROUP]; TILE];
-        multiply(simd, w.queries.side(0), keys.side(group), order, tile.rows, &mut totals);
+        multiply(simd, w.queries.side(0), keys.side(group), order, 0..tile.rows, &mut totals);
         for (row, totals) in w.scores.chunks_exact_mut(w.stride).zip(&totals[..tile.rows]) {
             for (to, &total) in row[group * GROUP..][..GROUP].iter_mut().zip(totals) {
                 *to = rounded(rounded(total) / root);
@@ -262,7 +262,7 @@ impl Mix<'_> {
         for group in 0..a.head_dim.div_ceil(GROUP) {
             let mut totals: Totals = [[0.0; GROUP]; TILE];
             let (x, v) = (weights.side(0), self.values.side(group));
-            multiply(simd, x.range(0, together), v.range(0, together), order, tile.rows, &mut totals);
+            multiply(simd, x.range(0, together), v.range(0, together), order, 0..tile.rows, &mut totals);
             for row in 0..tile.rows {
                 let query = Query { position: tile.first + row, row, from: together, order };
                 self.finish_row(simd, (x, group), query, own_block, &mut totals);
@@ -310,7 +310,7 @@ impl Mix<'_> {
             Some(format) if a.causal_value_blocks => (seen / format.block_size * format.block_size).max(from),
             _ => seen,
         };
-        multiply_row(simd, x.range(from, own), self.values.side(group).range(from, own), order, row, totals);
+        multiply(simd, x.range(from, own), self.values.side(group).range(from, own), order, row..row + 1, totals);
         if own < seen {
             let features = GROUP.min(a.head_dim - group * GROUP);
             own_block.lay(
@@ -325,7 +325,7 @@ impl Mix<'_> {
             );
             // The scales of this block are not in the range that was looked at.
             let order = Order { wide: true, ..order };
-            multiply_row(simd, x.range(own, seen), own_block.side(0), order, row, totals);
+            multiply(simd, x.range(own, seen), own_block.side(0), order, row..row + 1, totals);
         }
     }
 }

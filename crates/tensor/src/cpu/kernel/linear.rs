@@ -54,7 +54,7 @@ fn group_columns<S: Simd>(
     }
     for (tile, rows) in columns.chunks_mut(TILE).enumerate() {
         let mut totals: Totals = [[0.0; GROUP]; TILE];
-        multiply(simd, x.tile(tile), w, order, rows.len(), &mut totals);
+        multiply(simd, x.tile(tile), w, order, 0..rows.len(), &mut totals);
         for (row, totals) in rows.iter_mut().zip(&totals) {
             for l in 0..GROUP {
                 row[l] = round(totals[l] + biases[l]);

@@ -7,6 +7,8 @@
 //!                    total += S · 2^(ex[b] + ew[b])
 //! ```
 
+use std::ops::Range;
+
 use crate::cpu::simd::{LANES, Simd};
 
 /// Rows of a tile.
@@ -76,44 +78,28 @@ pub(in crate::cpu) struct Order {
     pub(in crate::cpu) wide: bool,
 }
 
-/// Adds the product of the first `rows` rows of `x` and all outputs of `w` to the totals.
+/// Adds the product of these rows of `x` and all outputs of `w` to the totals.
+///
+/// The rows begin with the tile's first, or are a single one.
 #[inline(always)]
 pub(in crate::cpu) fn multiply<S: Simd>(
     simd: S,
     x: Side<'_, TILE>,
     w: Side<'_, GROUP>,
     order: Order,
-    rows: usize,
+    rows: Range<usize>,
     totals: &mut Totals,
 ) {
     for start in (0..x.values.len()).step_by(order.chunk) {
         let end = (start + order.chunk).min(x.values.len());
-        let chunk =
-            Chunk { x: &x.values[start..end], w: &w.values[start..end], sx: x.scale(start), sw: w.scale(start) };
-        match S::ROWS.min(rows.next_power_of_two()) {
-            1 => rows_of::<S, 1>(simd, &chunk, order.wide, 0..rows, totals),
-            2 => rows_of::<S, 2>(simd, &chunk, order.wide, 0..rows, totals),
-            4 => rows_of::<S, 4>(simd, &chunk, order.wide, 0..rows, totals),
-            _ => rows_of::<S, 8>(simd, &chunk, order.wide, 0..rows, totals),
+        let (sx, sw) = (x.scale(start), w.scale(start));
+        let chunk = Chunk { x: &x.values[start..end], w: &w.values[start..end], sx, sw };
+        match S::ROWS.min(rows.len().next_power_of_two()) {
+            1 => rows_of::<S, 1>(simd, &chunk, order.wide, rows.clone(), totals),
+            2 => rows_of::<S, 2>(simd, &chunk, order.wide, rows.clone(), totals),
+            4 => rows_of::<S, 4>(simd, &chunk, order.wide, rows.clone(), totals),
+            _ => rows_of::<S, 8>(simd, &chunk, order.wide, rows.clone(), totals),
         }
-    }
-}
-
-/// [`multiply`] for a single row of the tile.
-#[inline(always)]
-pub(in crate::cpu) fn multiply_row<S: Simd>(
-    simd: S,
-    x: Side<'_, TILE>,
-    w: Side<'_, GROUP>,
-    order: Order,
-    row: usize,
-    totals: &mut Totals,
-) {
-    for start in (0..x.values.len()).step_by(order.chunk) {
-        let end = (start + order.chunk).min(x.values.len());
-        let chunk =
-            Chunk { x: &x.values[start..end], w: &w.values[start..end], sx: x.scale(start), sw: w.scale(start) };
-        rows_of::<S, 1>(simd, &chunk, order.wide, row..row + 1, totals);
     }
 }
 
@@ -126,13 +112,7 @@ struct Chunk<'a> {
 }
 
 #[inline(always)]
-fn rows_of<S: Simd, const R: usize>(
-    simd: S,
-    chunk: &Chunk<'_>,
-    wide: bool,
-    rows: std::ops::Range<usize>,
-    totals: &mut Totals,
-) {
+fn rows_of<S: Simd, const R: usize>(simd: S, chunk: &Chunk<'_>, wide: bool, rows: Range<usize>, totals: &mut Totals) {
     for first in rows.step_by(R) {
         let sums = chain::<S, R>(simd, chunk.x, chunk.w, first);
         for (r, sum) in sums.into_iter().enumerate() {
