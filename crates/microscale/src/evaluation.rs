@@ -1,11 +1,12 @@
 //! One evaluation: tasks are encoded, every row is scored with a progress bar, answers become scores.
 
+use std::fmt::Write;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use microscale_eval::{Answers, Encoder, RowAnswers, Task, TaskRequests, TaskScore, Verdict, run};
 use microscale_model::{Checkpoint, Limits, Scorer};
 
@@ -41,8 +42,11 @@ pub(crate) fn evaluate(scorer: &mut dyn Scorer, requests: &[TaskRequests]) -> Re
     let names = scorer.rows().to_vec();
     let bar = ProgressBar::no_length();
     bar.set_style(
-        ProgressStyle::with_template("{msg} [{bar:30}] {percent}% of {len} tokens, {per_sec}, {eta} left")
+        ProgressStyle::with_template("{msg} [{bar:30}] {percent}% of {len} tokens, {rate} tokens/s, {eta} left")
             .context("progress bar")?
+            .with_key("rate", |state: &ProgressState, to: &mut dyn Write| {
+                let _ = write!(to, "{:.0}", state.per_sec()); // writing to a String cannot fail
+            })
             .progress_chars("=> "),
     );
     let (start, mut tokens) = (Instant::now(), 0);
