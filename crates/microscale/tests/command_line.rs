@@ -63,6 +63,43 @@ fn every_form_of_the_table_and_nothing_else_on_standard_output() {
 }
 
 #[test]
+fn eval_writes_lm_eval_s_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let arguments = ["eval", "demo", "--recipe", "w6a8", "--tasks", "piqa,winogrande", "--limit", "3", "--samples"];
+    let output = microscale(&[&arguments[..], &["--output", out]].concat());
+    assert!(output.status.success());
+    let text = stdout(&output);
+    let paths: Vec<&str> = text.lines().collect();
+    assert_eq!(paths.len(), 3, "two tasks and the results: {paths:?}");
+    assert_eq!(std::fs::read_to_string(paths[0]).unwrap().lines().count(), 3);
+    let results: Value = serde_json::from_slice(&std::fs::read(paths[2]).unwrap()).unwrap();
+    assert_eq!(results["n-samples"]["piqa"]["effective"], 3);
+    assert_eq!(results["config"]["model_args"]["recipe"], "w6a8");
+    assert!(results["results"]["winogrande"]["acc,none"].is_f64());
+}
+
+#[test]
+fn logits_are_the_library_s() {
+    use microscale::model::{Llama, Recipe};
+    let folder = tempfile::tempdir().unwrap();
+    let (ids, file) = (folder.path().join("ids.json"), folder.path().join("logits.safetensors"));
+    let tokens = [0, 17, 400, 1279];
+    std::fs::write(&ids, serde_json::to_vec(&tokens).unwrap()).unwrap();
+    let arguments = ["logits", "demo", "--recipe", "w4a8", "--batch-size", "1", "--value-blocks", "causal"];
+    let paths = ["--tokens", ids.to_str().unwrap(), "--output", file.to_str().unwrap()];
+    assert!(microscale(&[&arguments[..], &paths].concat()).status.success());
+    let bytes = std::fs::read(&file).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let logits = tensors.tensor("logits").unwrap();
+    let recipe = Recipe::parse("w4a8").unwrap().for_scoring();
+    let model = Llama::load(microscale::tensor::Cpu::new(), &microscale::demo::checkpoint().unwrap(), &recipe).unwrap();
+    let expected: Vec<u8> = model.logits(&tokens).unwrap().values().iter().flat_map(|x| x.to_le_bytes()).collect();
+    assert_eq!((logits.shape(), logits.dtype()), (&[4, 1280][..], safetensors::Dtype::BF16));
+    assert!(logits.data() == expected);
+}
+
+#[test]
 fn help_of_every_command() {
     for command in ["table", "eval", "logits", "recipes", "inspect", "doctor"] {
         let output = microscale(&[command, "--help"]);
