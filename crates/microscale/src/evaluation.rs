@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use microscale_eval::{Answers, Encoder, RowAnswers, Task, TaskRequests, TaskScore, Verdict, run};
+use microscale_eval::{Answers, Encoder, RowAnswers, Task, TaskRequests, TaskScore, run};
 use microscale_model::{Checkpoint, Limits, Scorer};
 
 /// What a run gave, and what it took.
@@ -75,11 +75,6 @@ fn listen_for_interrupt() -> Result<()> {
 
 /// The scores of one row, task by task; tasks of which no document was finished are left out.
 pub(crate) fn scores(tasks: &[Task], row: &RowAnswers) -> Vec<(String, TaskScore)> {
-    let judged = tasks.iter().zip(&row.tasks).map(|(task, answers)| {
-        let finished = task.documents.iter().zip(&answers.documents);
-        let verdicts: Vec<Verdict> =
-            finished.filter_map(|(document, answers)| answers.as_ref().map(|a| Verdict::of(document, a))).collect();
-        (task.name.clone(), TaskScore::of(task.definition, &verdicts))
-    });
+    let judged = tasks.iter().zip(&row.tasks).map(|(task, row)| (task.name.clone(), task.score(&row.documents)));
     judged.filter(|(_, score)| score.n > 0).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{Table, presets};
 use microscale_formats::packed_len;
 use microscale_model::{Checkpoint, Recipe, Role};
 
@@ -104,9 +104,6 @@ fn packed(checkpoint: &Checkpoint, recipe: &Recipe) -> (usize, usize) {
 fn plain(heads: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(heads);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Left);
-    }
     table
 }
 

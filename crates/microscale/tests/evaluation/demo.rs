@@ -11,8 +11,7 @@ fn right(tasks: &[Task], answers: &Answers, row: usize) -> Vec<bool> {
     let pairs = tasks.iter().zip(&answers.rows[row].tasks);
     pairs
         .flat_map(|(task, row)| {
-            let verdicts = task.documents.iter().zip(&row.documents).map(|(d, a)| Verdict::of(d, a.as_ref().unwrap()));
-            verdicts.map(|v| v.by(task.definition.headline))
+            task.verdicts(&row.documents).into_iter().map(|verdict| verdict.unwrap().by(task.definition.headline))
         })
         .collect()
 }
