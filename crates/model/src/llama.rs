@@ -177,9 +177,7 @@ impl<B: Backend> Llama<B> {
             if tokens.is_empty() {
                 return Err(Error::Request { index, reason: "has no tokens".into() });
             }
-            if let Some(token) = tokens.iter().find(|&&t| t as usize >= vocabulary) {
-                let reason =
-                    format!("token {token} is outside the vocabulary of {vocabulary}; is this the model's tokenizer?");
+            if let Some(reason) = outside_vocabulary(tokens, vocabulary) {
                 return Err(Error::Request { index, reason });
             }
         }
@@ -188,4 +186,10 @@ impl<B: Backend> Llama<B> {
         }
         Ok(())
     }
+}
+
+/// What to say of a sequence with a token that the vocabulary does not have.
+pub(crate) fn outside_vocabulary(tokens: &[u32], vocabulary: usize) -> Option<String> {
+    let token = tokens.iter().find(|&&t| t as usize >= vocabulary)?;
+    Some(format!("token {token} is outside the vocabulary of {vocabulary}; is this the model's tokenizer?"))
 }

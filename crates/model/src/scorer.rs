@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use microscale_tensor::Backend;
 
-use crate::llama::{Batch, Llama};
+use crate::llama::{Batch, Llama, outside_vocabulary};
 use crate::{Checkpoint, Error, Outcome, Recipe, Request, Scorer, ValueBlocks};
 
 /// Input tokens of a batch where no batch size is given: enough to keep every thread busy, small enough for a cache.
@@ -44,8 +44,8 @@ impl<'a, B: Backend + Clone + 'static> ModelScorer<'a, B> {
                 format!("needs a context and a continuation; it has {n} tokens, {} of them context", request.context)
             } else if n - 1 > longest {
                 format!("takes {} input tokens, the limit is {longest}; truncate it or raise --max-length", n - 1)
-            } else if let Some(t) = request.tokens.iter().find(|&&t| t as usize >= vocabulary) {
-                format!("token {t} is outside the vocabulary of {vocabulary}; is this the model's tokenizer?")
+            } else if let Some(reason) = outside_vocabulary(&request.tokens, vocabulary) {
+                reason
             } else {
                 continue;
             };
