@@ -14,7 +14,7 @@ mod weights;
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{Architecture, Config};
 pub use error::Error;
-pub use llama::{Batch, Llama};
+pub use llama::{Batch, KeyValueCache, Llama};
 pub use recipe::{Recipe, Role, ValueBlocks};
 pub use rope::{Frequencies, Rope, Scaling};
 pub use safetensors::Dtype;

@@ -3,10 +3,11 @@
 //! Every tensor between operations is bf16; which of them are quantized on the way, the recipe says. Shapes: `[tokens,
 //! features]`, the tokens of all sequences of a batch one after another, never padded.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use half::bf16;
-use microscale_tensor::{Attention, Backend, Matrix, Rotation, math};
+use microscale_tensor::{Attention, Backend, KeyValueLayout, Matrix, Rotation, math};
 
 use crate::weights::{Ends, Layer, LayerSource, Projection, Reader, Resident, block_format};
 use crate::{Checkpoint, Config, Error, Recipe, Role, ValueBlocks};
@@ -20,20 +21,42 @@ pub struct Llama<B: Backend> {
     layers: Box<dyn LayerSource<B>>,
 }
 
-/// Several sequences, concatenated.
+/// Several sequences, concatenated, each beginning at a position of its own.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     tokens: Vec<u32>,
+    /// Rows of each sequence.
     sequences: Vec<Range<usize>>,
+    /// Position of each sequence's first token.
+    positions: Vec<usize>,
 }
 
 impl Batch {
-    /// Appends a sequence and returns the rows of its tokens.
+    /// Appends a sequence that begins at position 0 and returns the rows of its tokens.
     pub fn push(&mut self, tokens: &[u32]) -> Range<usize> {
+        self.push_at(0, tokens)
+    }
+
+    /// Appends the tokens that follow `position` others and returns their rows.
+    pub fn push_at(&mut self, position: usize, tokens: &[u32]) -> Range<usize> {
         let rows = self.tokens.len()..self.tokens.len() + tokens.len();
         self.tokens.extend_from_slice(tokens);
         self.sequences.push(rows.clone());
+        self.positions.push(position);
         rows
+    }
+}
+
+/// The keys and values of a sequence that is still growing, for every layer.
+pub struct KeyValueCache<B: Backend> {
+    layers: Vec<B::Cache>,
+    tokens: usize,
+}
+
+impl<B: Backend> KeyValueCache<B> {
+    /// How many tokens it holds.
+    pub fn tokens(&self) -> usize {
+        self.tokens
     }
 }
 
@@ -70,18 +93,61 @@ impl<B: Backend> Llama<B> {
         Ok(self.backend.download(&self.forward(&batch, &rows)?))
     }
 
-    /// Logits `[rows, vocabulary]` of the rows asked for.
+    /// Logits `[rows, vocabulary]` of the rows asked for, of whole sequences.
     ///
     /// # Errors
     /// An empty batch, a token outside the vocabulary, or a weight that cannot be read.
     pub fn forward(&self, batch: &Batch, rows: &[u32]) -> Result<B::Activation, Error> {
+        self.pass(batch, rows, None)
+    }
+
+    /// A cache for one growing sequence.
+    pub fn cache(&self) -> KeyValueCache<B> {
+        let layout = self.attention_options().keys_values;
+        let layers = (0..self.config.layers).map(|_| self.backend.cache(&layout)).collect();
+        KeyValueCache { layers, tokens: 0 }
+    }
+
+    /// Takes in the tokens that follow those of the cache and returns the logits `[1, vocabulary]` of the last.
+    ///
+    /// With causal value blocks the bits are those of [`forward`](Self::forward) over the whole sequence.
+    ///
+    /// # Errors
+    /// No tokens, a token outside the vocabulary, a weight that cannot be read, or rotary frequencies that would be
+    /// others for a sequence this long.
+    pub fn extend(&self, cache: &mut KeyValueCache<B>, tokens: &[u32]) -> Result<B::Activation, Error> {
+        if let Some(limit) = self.config.rope.changes_beyond().filter(|&n| cache.tokens + tokens.len() > n) {
+            let reason = format!(
+                "the model's rotary frequencies depend on the length beyond {limit} tokens, so a sequence cannot grow past it"
+            );
+            return Err(Error::Request { index: 0, reason });
+        }
+        let mut batch = Batch::default();
+        let rows = batch.push_at(cache.tokens, tokens);
+        let last = rows.end.saturating_sub(1) as u32;
+        let logits = self.pass(&batch, &[last], Some(&mut cache.layers))?;
+        cache.tokens += tokens.len();
+        Ok(logits)
+    }
+
+    /// The forward pass. The caches of a layer are those of a growing sequence, or made anew for whole sequences.
+    fn pass(&self, batch: &Batch, rows: &[u32], mut held: Option<&mut Vec<B::Cache>>) -> Result<B::Activation, Error> {
         self.check(batch)?;
         let b = &self.backend;
-        let rotation = self.rotation(&batch.sequences);
+        let rotation = self.rotation(batch);
+        let options = self.attention_options();
         let mut x = b.gather(&self.ends.embedding, &batch.tokens);
         for i in 0..self.config.layers {
             let layer = self.layers.layer(i)?;
-            x = self.attention(&x, &layer, &rotation, &batch.sequences);
+            let mut fresh: Vec<B::Cache> = Vec::new();
+            let caches = match &mut held {
+                Some(layers) => std::slice::from_mut(&mut layers[i]),
+                None => {
+                    fresh.extend(batch.sequences.iter().map(|_| b.cache(&options.keys_values)));
+                    fresh.as_mut_slice()
+                }
+            };
+            x = self.attention(&x, &layer, Positions { rotation: &rotation, batch, options: &options }, caches);
             x = self.mlp(&x, &layer);
         }
         let x = b.rms_norm(&b.gather(&x, rows), &self.ends.norm, self.config.rms_norm_eps as f32);
@@ -93,31 +159,17 @@ impl<B: Backend> Llama<B> {
         &self,
         x: &B::Activation,
         layer: &Layer<B>,
-        rotation: &Rotation,
-        sequences: &[Range<usize>],
+        Positions { rotation, batch, options }: Positions<'_>,
+        caches: &mut [B::Cache],
     ) -> B::Activation {
-        let (b, c) = (&self.backend, &self.config);
-        let h = b.rms_norm(x, &layer.input_norm, c.rms_norm_eps as f32);
+        let b = &self.backend;
+        let h = b.rms_norm(x, &layer.input_norm, self.config.rms_norm_eps as f32);
         let h = self.operand(&h, Role::ProjectionActivation); // quantized once for q, k and v
         let q = b.rope(&self.project(&h, &layer.q), rotation);
         let k = b.rope(&self.project(&h, &layer.k), rotation);
         let v = self.project(&h, &layer.v);
-        let mixed = b.attention(
-            &q,
-            &k,
-            &v,
-            &Attention {
-                heads: c.heads,
-                kv_heads: c.kv_heads,
-                head_dim: c.head_dim,
-                sequences,
-                query: block_format(&self.recipe, Role::Query),
-                key: block_format(&self.recipe, Role::Key),
-                value: block_format(&self.recipe, Role::Value),
-                weights: block_format(&self.recipe, Role::AttentionWeights),
-                causal_value_blocks: self.recipe.value_blocks == ValueBlocks::Causal,
-            },
-        );
+        b.append(&mut caches.iter_mut().collect::<Vec<_>>(), &k, &v, &batch.sequences);
+        let mixed = b.attention(&q, &caches.iter().collect::<Vec<_>>(), &batch.sequences, options);
         b.add(x, &self.project(&self.operand(&mixed, Role::ProjectionActivation), &layer.o))
     }
 
@@ -138,24 +190,43 @@ impl<B: Backend> Llama<B> {
         self.backend.linear(x, &projection.weight, projection.bias.as_deref())
     }
 
+    fn attention_options(&self) -> Attention {
+        let format = |role| block_format(&self.recipe, role);
+        Attention {
+            heads: self.config.heads,
+            keys_values: KeyValueLayout {
+                heads: self.config.kv_heads,
+                head_dim: self.config.head_dim,
+                key: format(Role::Key),
+                value: format(Role::Value),
+            },
+            query: format(Role::Query),
+            weights: format(Role::AttentionWeights),
+            causal_value_blocks: self.recipe.value_blocks == ValueBlocks::Causal,
+        }
+    }
+
     /// Cosines and sines of every token's position in its sequence.
-    fn rotation(&self, sequences: &[Range<usize>]) -> Rotation {
+    fn rotation(&self, batch: &Batch) -> Rotation {
         let dim = self.config.head_dim;
-        let tokens = sequences.last().map_or(0, |s| s.end);
+        let tokens = batch.tokens.len();
         let (mut cos, mut sin) = (Matrix::zeros(tokens, dim), Matrix::zeros(tokens, dim));
-        let mut longest: Option<&Range<usize>> = None;
-        let one_for_all_lengths = self.config.rope.changes_beyond().is_none();
-        for sequence in sequences {
-            let shared = if one_for_all_lengths { longest.filter(|l| l.len() >= sequence.len()) } else { None };
-            if let Some(other) = shared {
-                // Positions count from 0 in every sequence: the rows are those of a longer one.
-                let from = other.start * dim..(other.start + sequence.len()) * dim;
-                cos.values_mut().copy_within(from.clone(), sequence.start * dim);
-                sin.values_mut().copy_within(from, sequence.start * dim);
-                continue;
+        let rope = &self.config.rope;
+        let mut first_row: HashMap<usize, usize> = HashMap::new();
+        for (rows, &first) in batch.sequences.iter().zip(&batch.positions) {
+            let length = first + rows.len();
+            let frequencies = rope.inverse_frequencies(dim, length);
+            // Frequencies that depend on the length belong to this sequence alone.
+            if rope.changes_beyond().is_some() {
+                first_row.clear();
             }
-            let frequencies = self.config.rope.inverse_frequencies(dim, sequence.len());
-            for (position, row) in sequence.clone().enumerate() {
+            for (row, position) in rows.clone().zip(first..length) {
+                if let Some(&other) = first_row.get(&position) {
+                    cos.values_mut().copy_within(other * dim..(other + 1) * dim, row * dim);
+                    sin.values_mut().copy_within(other * dim..(other + 1) * dim, row * dim);
+                    continue;
+                }
+                first_row.insert(position, row);
                 for (f, inverse) in frequencies.inverse.iter().enumerate() {
                     let (s, c) = math::sin_cos(position as f32 * inverse);
                     let round = |x: f32| bf16::from_f32(x * frequencies.attention_factor);
@@ -165,7 +236,6 @@ impl<B: Backend> Llama<B> {
                     }
                 }
             }
-            longest = Some(sequence);
         }
         Rotation { cos, sin }
     }
@@ -186,6 +256,14 @@ impl<B: Backend> Llama<B> {
         }
         Ok(())
     }
+}
+
+/// Where the tokens of a pass stand, and what attention does with them.
+#[derive(Clone, Copy)]
+struct Positions<'a> {
+    rotation: &'a Rotation,
+    batch: &'a Batch,
+    options: &'a Attention,
 }
 
 /// What to say of a sequence with a token that the vocabulary does not have.

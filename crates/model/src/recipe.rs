@@ -146,6 +146,31 @@ impl Recipe {
         self
     }
 
+    /// The recipe with `value-blocks` settled for scoring whole sequences.
+    pub fn for_scoring(mut self) -> Recipe {
+        if self.value_blocks == ValueBlocks::Auto {
+            self.value_blocks = ValueBlocks::Sequence;
+        }
+        self
+    }
+
+    /// The recipe with `value-blocks` settled for generating token by token.
+    ///
+    /// # Errors
+    /// A recipe that asks for value blocks over the whole sequence, which is not known yet.
+    pub fn for_generation(mut self) -> Result<Recipe, Error> {
+        if self.value_blocks == ValueBlocks::Sequence {
+            let reason = format!(
+                "recipe {}: value-blocks \"sequence\" quantizes values over the whole sequence, which generation does \
+                 not know in advance; use \"causal\" or \"auto\"",
+                self.name
+            );
+            return Err(Error::Recipe { reason });
+        }
+        self.value_blocks = ValueBlocks::Causal;
+        Ok(self)
+    }
+
     /// Reads the recipe that `argument` means: inline if it holds a `=`, a file if it ends in `.toml` or `.json`
     /// (TorchMX's), else a preset's name. What is odd but usable about it is in [`warnings`](Self::warnings).
     ///

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use microscale_tensor::Backend;
 
 use crate::llama::{Batch, Llama, outside_vocabulary};
-use crate::{Checkpoint, Error, Outcome, Recipe, Request, Scorer, ValueBlocks};
+use crate::{Checkpoint, Error, Outcome, Recipe, Request, Scorer};
 
 /// Input tokens of a batch where no batch size is given: enough to keep every thread busy, small enough for a cache.
 const BATCH_TOKENS: usize = 4096;
@@ -115,14 +115,4 @@ fn score_batch<B: Backend>(model: &Llama<B>, requests: &[Request]) -> Result<Vec
             scores.fold((0.0, true), |(sum, all), s| (sum + s.log_probability, all && s.greedy))
         })
         .collect())
-}
-
-impl Recipe {
-    /// The recipe with `value-blocks` settled for scoring whole sequences.
-    pub fn for_scoring(mut self) -> Recipe {
-        if self.value_blocks == ValueBlocks::Auto {
-            self.value_blocks = ValueBlocks::Sequence;
-        }
-        self
-    }
 }

@@ -61,28 +61,32 @@ pub struct Rotation {
     pub sin: Matrix,
 }
 
-/// What attention needs to know beside Q, K and V.
-#[derive(Clone, Copy, Debug)]
-pub struct Attention<'a> {
-    /// Query heads.
+/// The shape and the formats of the keys and values of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyValueLayout {
+    /// Key and value heads.
     pub heads: usize,
-    /// Key and value heads; divides `heads`.
-    pub kv_heads: usize,
     /// Features per head.
     pub head_dim: usize,
-    /// The rows of each sequence, in order, without gaps. Each starts at its own first token; a token sees its own
-    /// sequence up to itself.
-    pub sequences: &'a [Range<usize>],
-    /// Query format, blocks along the features; `None` is bf16.
-    pub query: Option<BlockFormat>,
-    /// Key format, blocks along the features.
+    /// Key format, blocks along the features; `None` is bf16.
     pub key: Option<BlockFormat>,
     /// Value format, blocks along the sequence.
     pub value: Option<BlockFormat>,
+}
+
+/// What attention needs to know beside queries, keys and values.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Query heads; a multiple of the key and value heads.
+    pub heads: usize,
+    /// How keys and values are kept.
+    pub keys_values: KeyValueLayout,
+    /// Query format, blocks along the features; `None` is bf16.
+    pub query: Option<BlockFormat>,
     /// Format of the softmax's output, blocks along the keys.
     pub weights: Option<BlockFormat>,
     /// Whether the value block that holds a query's own token is quantized over the tokens up to it alone
-    /// (causal), or over the whole sequence (what one full pass of the published system does).
+    /// (causal), or over all tokens of the cache (what one full pass of the published system does).
     pub causal_value_blocks: bool,
 }
 
@@ -106,6 +110,8 @@ pub trait Backend: Sync {
     type Activation: Send + Sync;
     /// Activations quantized once, to be multiplied by several weights.
     type Operand: Send + Sync;
+    /// The keys and values of one sequence in one layer.
+    type Cache: Send + Sync;
 
     /// Lays out a weight.
     fn weight(&self, matrix: WeightMatrix) -> Self::Weight;
@@ -131,14 +137,26 @@ pub trait Backend: Sync {
     /// Rotary position embedding of every head: x·cos + rotate_half(x)·sin, each product rounded.
     fn rope(&self, x: &Self::Activation, rotation: &Rotation) -> Self::Activation;
 
-    /// softmax(q·kᵀ / √head_dim)·v per head, causally masked. Queries `[tokens, heads · head_dim]`, keys and values
-    /// `[tokens, kv_heads · head_dim]`.
+    /// A cache without tokens.
+    fn cache(&self, layout: &KeyValueLayout) -> Self::Cache;
+
+    /// Appends the rows `sequences[i]` of keys and values, both `[tokens, heads · head_dim]`, to `caches[i]`.
+    fn append(
+        &self,
+        caches: &mut [&mut Self::Cache],
+        k: &Self::Activation,
+        v: &Self::Activation,
+        sequences: &[Range<usize>],
+    );
+
+    /// softmax(q·kᵀ / √head_dim)·v per head, causally masked. The rows `sequences[i]` of the queries `[tokens, heads ·
+    /// head_dim]` are those of the tokens that were last appended to `caches[i]`; together they are all rows, in order.
     fn attention(
         &self,
         q: &Self::Activation,
-        k: &Self::Activation,
-        v: &Self::Activation,
-        attention: &Attention<'_>,
+        caches: &[&Self::Cache],
+        sequences: &[Range<usize>],
+        attention: &Attention,
     ) -> Self::Activation;
 
     /// silu(gate), rounded, times up.

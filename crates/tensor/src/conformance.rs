@@ -1,9 +1,11 @@
 //! The suite every backend must pass: each operation against [`Reference`], bit for bit.
 
+use std::ops::Range;
+
 use half::bf16;
 use microscale_formats::{ElementFormat, ScaleRule};
 
-use crate::{Attention, Backend, BlockFormat, Matrix, Reference, Rotation, WeightMatrix};
+use crate::{Attention, Backend, BlockFormat, KeyValueLayout, Matrix, Reference, Rotation, WeightMatrix};
 
 /// Checks every operation of `backend` on shapes with all the awkward edges (odd lengths, short blocks, one row, one
 /// feature, zero blocks, extreme scales, NaN).
@@ -208,24 +210,47 @@ impl<B: Backend> Suite<'_, B> {
         causal_value_blocks: bool,
         values: Values,
     ) -> Result<(), String> {
-        let sequences = [0..1, 1..35, 35..80];
         let a = Attention {
             heads,
-            kv_heads,
-            head_dim,
-            sequences: &sequences,
+            keys_values: KeyValueLayout { heads: kv_heads, head_dim, key, value },
             query,
-            key,
-            value,
             weights,
             causal_value_blocks,
         };
         let q = random(80, heads * head_dim, 21, Values::Usual);
         let k = random(80, kv_heads * head_dim, 22, Values::Usual);
         let v = random(80, kv_heads * head_dim, 23, values);
-        let expected = self.reference.attention(&q, &k, &v, &a);
-        let [q, k, v] = [q, k, v].map(|m| self.backend.upload(m));
-        let found = self.backend.download(&self.backend.attention(&q, &k, &v, &a));
-        same(&format!("attention, {values:?}, {a:?}"), &expected, &found)
+        // Whole sequences, then the same rows as sequences that grow in steps.
+        let once = vec![vec![0..1, 1..35, 35..80]];
+        let steps = vec![vec![0..1, 1..20], vec![20..21, 21..60], vec![60..79, 79..80]];
+        for calls in [once, steps] {
+            let expected = attend(&self.reference, [&q, &k, &v], &a, &calls);
+            let found = attend(self.backend, [&q, &k, &v], &a, &calls);
+            for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
+                same(&format!("attention, call {i} of {calls:?}, {values:?}, {a:?}"), expected, found)?;
+            }
+        }
+        Ok(())
     }
+}
+
+/// The results of several calls of attention on growing sequences: `calls[i][j]` are the rows that call `i` adds to
+/// sequence `j`.
+fn attend<B: Backend>(backend: &B, matrices: [&Matrix; 3], a: &Attention, calls: &[Vec<Range<usize>>]) -> Vec<Matrix> {
+    let mut caches: Vec<B::Cache> = calls[0].iter().map(|_| backend.cache(&a.keys_values)).collect();
+    let call = |rows: &Vec<Range<usize>>| {
+        let which: Vec<u32> = rows.iter().cloned().flatten().map(|i| i as u32).collect();
+        let [q, k, v] = matrices.map(|m| backend.gather(&backend.upload(m.clone()), &which));
+        let mut start = 0;
+        let sequences: Vec<Range<usize>> = rows
+            .iter()
+            .map(|r| {
+                start += r.len();
+                start - r.len()..start
+            })
+            .collect();
+        backend.append(&mut caches.iter_mut().collect::<Vec<_>>(), &k, &v, &sequences);
+        backend.download(&backend.attention(&q, &caches.iter().collect::<Vec<_>>(), &sequences, a))
+    };
+    calls.iter().map(call).collect()
 }

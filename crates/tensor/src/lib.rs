@@ -14,7 +14,7 @@ mod matrix;
 mod reference;
 mod tensor;
 
-pub use backend::{Attention, Backend, BlockFormat, Rotation, TokenScore, WeightMatrix};
+pub use backend::{Attention, Backend, BlockFormat, KeyValueLayout, Rotation, TokenScore, WeightMatrix};
 pub use cpu::{Cpu, Isa, UnsupportedIsa};
 pub use error::Error;
 pub use matrix::Matrix;

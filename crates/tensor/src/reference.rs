@@ -2,10 +2,12 @@
 //!
 //! Every `f32` here holds a bf16 value unless it says otherwise.
 
+use std::ops::Range;
+
 use half::bf16;
 use microscale_formats::{E8M0, quantize_block, round_to_bf16};
 
-use crate::backend::{Attention, Backend, BlockFormat, Rotation, TokenScore, WeightMatrix};
+use crate::backend::{Attention, Backend, BlockFormat, KeyValueLayout, Rotation, TokenScore, WeightMatrix};
 use crate::{Matrix, MxTensor, math};
 
 /// Chunk of a product of two bf16 operands, along k.
@@ -22,6 +24,14 @@ pub struct Factored {
     values: Vec<f32>,
     /// Block size and exponents `[rows, blocks]`, `None` inside standing for a NaN scale. Plain bf16 has neither.
     blocks: Option<(usize, Vec<Option<i32>>)>,
+}
+
+/// Keys and values of one sequence as they came, `[tokens, heads · head_dim]` each.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    width: usize,
+    keys: Vec<bf16>,
+    values: Vec<bf16>,
 }
 
 impl Factored {
@@ -185,19 +195,20 @@ fn matrix(rows: usize, columns: usize, values: impl Iterator<Item = f32>) -> Mat
     Matrix::new(rows, columns, values.map(bf16::from_f32).collect())
 }
 
-/// One head of one sequence: features `first..first + dim` of rows `rows`.
-fn head(x: &Matrix, rows: std::ops::Range<usize>, first: usize, dim: usize) -> Vec<f32> {
-    rows.flat_map(|i| floats(&x.row(i)[first..first + dim])).collect()
+/// Head `index` of all rows of a row-major matrix of `columns` columns.
+fn head(rows: &[bf16], columns: usize, index: usize, dim: usize) -> Vec<f32> {
+    rows.chunks_exact(columns).flat_map(|row| floats(&row[index * dim..][..dim])).collect()
 }
 
 /// P·V for the query at `position`, whose attention weights over the tokens up to it are `p`; `values` `[tokens, dim]`.
-fn weigh(p: Vec<f32>, values: &[f32], dim: usize, a: &Attention<'_>) -> Vec<f32> {
+fn weigh(p: Vec<f32>, values: &[f32], a: &Attention) -> Vec<f32> {
+    let KeyValueLayout { head_dim: dim, value: format, .. } = a.keys_values;
     let (seen, tokens) = (p.len(), values.len() / dim);
     let p = Factored::new(p, seen, a.weights);
     // Which tokens the scales of V see: the whole sequence, or in causal mode the query's past.
     let visible = if a.causal_value_blocks { seen } else { tokens };
     let feature = |f: usize| (0..visible).map(|t| values[t * dim + f]).collect();
-    let transposed = (0..dim).map(|f| Factored::new(feature(f), visible, a.value));
+    let transposed = (0..dim).map(|f| Factored::new(feature(f), visible, format));
     let truncated = transposed.map(|mut v| {
         // The last block may reach past the query: its later elements meet weights of zero.
         v.values.truncate(seen);
@@ -211,6 +222,7 @@ impl Backend for Reference {
     type Weight = Factored;
     type Activation = Matrix;
     type Operand = Factored;
+    type Cache = Cache;
 
     fn weight(&self, weight: WeightMatrix) -> Factored {
         match weight {
@@ -268,21 +280,34 @@ impl Backend for Reference {
         matrix(x.rows(), x.columns(), each)
     }
 
-    fn attention(&self, q: &Matrix, k: &Matrix, v: &Matrix, a: &Attention<'_>) -> Matrix {
-        let (dim, group) = (a.head_dim, a.heads / a.kv_heads);
+    fn cache(&self, layout: &KeyValueLayout) -> Cache {
+        Cache { width: layout.heads * layout.head_dim, keys: Vec::new(), values: Vec::new() }
+    }
+
+    fn append(&self, caches: &mut [&mut Cache], k: &Matrix, v: &Matrix, sequences: &[Range<usize>]) {
+        for (cache, rows) in caches.iter_mut().zip(sequences) {
+            let rows = rows.start * cache.width..rows.end * cache.width;
+            cache.keys.extend_from_slice(&k.values()[rows.clone()]);
+            cache.values.extend_from_slice(&v.values()[rows]);
+        }
+    }
+
+    fn attention(&self, q: &Matrix, caches: &[&Cache], sequences: &[Range<usize>], a: &Attention) -> Matrix {
+        let KeyValueLayout { heads: kv_heads, head_dim: dim, key: key_format, .. } = a.keys_values;
+        let group = a.heads / kv_heads;
         let root = (dim as f64).sqrt() as f32;
         let mut out = Matrix::zeros(q.rows(), q.columns());
-        for sequence in a.sequences {
+        for (cache, rows) in caches.iter().zip(sequences) {
+            let past = cache.keys.len() / cache.width - rows.len();
             for h in 0..a.heads {
-                let query = Factored::new(head(q, sequence.clone(), h * dim, dim), dim, a.query);
-                let key = Factored::new(head(k, sequence.clone(), h / group * dim, dim), dim, a.key);
-                let value = head(v, sequence.clone(), h / group * dim, dim);
-                for i in 0..sequence.len() {
-                    let score = |j| round_to_bf16(round_to_bf16(dot(&query, i, &key, j)) / root);
-                    let p = softmax(&(0..=i).map(score).collect::<Vec<_>>());
-                    let mixed = weigh(p, &value, dim, a);
-                    let to = &mut out.row_mut(sequence.start + i)[h * dim..][..dim];
-                    to.iter_mut().zip(mixed).for_each(|(to, x)| *to = bf16::from_f32(x));
+                let key = Factored::new(head(&cache.keys, cache.width, h / group, dim), dim, key_format);
+                let value = head(&cache.values, cache.width, h / group, dim);
+                for i in rows.clone() {
+                    let query = Factored::new(floats(&q.row(i)[h * dim..][..dim]), dim, a.query);
+                    let score = |j| round_to_bf16(round_to_bf16(dot(&query, 0, &key, j)) / root);
+                    let p = softmax(&(0..=past + i - rows.start).map(score).collect::<Vec<_>>());
+                    let to = &mut out.row_mut(i)[h * dim..][..dim];
+                    to.iter_mut().zip(weigh(p, &value, a)).for_each(|(to, x)| *to = bf16::from_f32(x));
                 }
             }
         }

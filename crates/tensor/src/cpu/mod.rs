@@ -3,11 +3,14 @@
 mod kernel;
 mod simd;
 
+use std::ops::Range;
+
 use half::bf16;
 
 use crate::Matrix;
-use crate::backend::{Attention, Backend, BlockFormat, Rotation, TokenScore, WeightMatrix};
-use kernel::{attention, linear, operand::Operand, panels::Panels, rows};
+use crate::Reference;
+use crate::backend::{Attention, Backend, BlockFormat, KeyValueLayout, Rotation, TokenScore, WeightMatrix};
+use kernel::{linear, operand::Operand, panels::Panels, rows};
 pub use simd::{Isa, UnsupportedIsa};
 
 /// The CPU backend.
@@ -43,6 +46,7 @@ impl Backend for Cpu {
     type Weight = Panels;
     type Activation = Matrix;
     type Operand = Operand;
+    type Cache = <Reference as Backend>::Cache;
 
     fn weight(&self, matrix: WeightMatrix) -> Panels {
         Panels::new(matrix)
@@ -76,8 +80,16 @@ impl Backend for Cpu {
         rows::rope(self.isa, x, rotation)
     }
 
-    fn attention(&self, q: &Matrix, k: &Matrix, v: &Matrix, a: &Attention<'_>) -> Matrix {
-        attention::attention(self.isa, q, k, v, a)
+    fn cache(&self, layout: &KeyValueLayout) -> Self::Cache {
+        Reference.cache(layout)
+    }
+
+    fn append(&self, caches: &mut [&mut Self::Cache], k: &Matrix, v: &Matrix, sequences: &[Range<usize>]) {
+        Reference.append(caches, k, v, sequences);
+    }
+
+    fn attention(&self, q: &Matrix, caches: &[&Self::Cache], sequences: &[Range<usize>], a: &Attention) -> Matrix {
+        Reference.attention(q, caches, sequences, a)
     }
 
     fn gated(&self, gate: &Matrix, up: &Matrix) -> Matrix {

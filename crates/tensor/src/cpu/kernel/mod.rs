@@ -1,6 +1,5 @@
 //! The kernels: each algorithm once, over [`Simd`](super::simd::Simd).
 
-pub(super) mod attention;
 mod bf16;
 pub(super) mod linear;
 pub(super) mod operand;
