@@ -8,9 +8,8 @@ use std::ops::Range;
 use half::bf16;
 
 use crate::Matrix;
-use crate::Reference;
 use crate::backend::{Attention, Backend, BlockFormat, KeyValueLayout, Rotation, TokenScore, WeightMatrix};
-use kernel::{linear, operand::Operand, panels::Panels, rows};
+use kernel::{attention, cache::Cache, linear, operand::Operand, panels::Panels, rows};
 pub use simd::{Isa, UnsupportedIsa};
 
 /// The CPU backend.
@@ -46,7 +45,7 @@ impl Backend for Cpu {
     type Weight = Panels;
     type Activation = Matrix;
     type Operand = Operand;
-    type Cache = <Reference as Backend>::Cache;
+    type Cache = Cache;
 
     fn weight(&self, matrix: WeightMatrix) -> Panels {
         Panels::new(matrix)
@@ -80,16 +79,16 @@ impl Backend for Cpu {
         rows::rope(self.isa, x, rotation)
     }
 
-    fn cache(&self, layout: &KeyValueLayout) -> Self::Cache {
-        Reference.cache(layout)
+    fn cache(&self, layout: &KeyValueLayout) -> Cache {
+        Cache::new(layout)
     }
 
-    fn append(&self, caches: &mut [&mut Self::Cache], k: &Matrix, v: &Matrix, sequences: &[Range<usize>]) {
-        Reference.append(caches, k, v, sequences);
+    fn append(&self, caches: &mut [&mut Cache], k: &Matrix, v: &Matrix, sequences: &[Range<usize>]) {
+        attention::append(self.isa, caches, k, v, sequences);
     }
 
-    fn attention(&self, q: &Matrix, caches: &[&Self::Cache], sequences: &[Range<usize>], a: &Attention) -> Matrix {
-        Reference.attention(q, caches, sequences, a)
+    fn attention(&self, q: &Matrix, caches: &[&Cache], sequences: &[Range<usize>], a: &Attention) -> Matrix {
+        attention::attention(self.isa, q, caches, sequences, a)
     }
 
     fn gated(&self, gate: &Matrix, up: &Matrix) -> Matrix {

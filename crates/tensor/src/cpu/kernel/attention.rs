@@ -1,274 +1,241 @@
-//! Attention, one sequence and one key/value head at a time; scores exist for a tile of queries only.
+//! Attention, a tile of queries of one key/value head at a time; scores exist for that tile only.
 
 use std::ops::Range;
 
 use half::bf16;
 use rayon::prelude::*;
 
-use super::bf16::{float, floats, round, rounded};
-use super::operand::flush_subnormals;
-use super::product::{GROUP, Order, ScaleRange, Scales, Side, TILE, Totals, multiply};
-use super::quantize::Quantizer;
+use super::bf16::{floats, round, rounded};
+use super::cache::{Cache, Head, Values};
+use super::linear::FEW;
+use super::operand::Tile;
+use super::product::{Order, PANEL, STEP, TILE, Totals, WPanel, XTile, multiply, multiply_tiles};
 use super::rows::softmax;
+use crate::cpu::simd::tiles::{Configured, Tiles};
 use crate::cpu::simd::{Isa, Simd, dispatch};
 use crate::reference::PLAIN_CHUNK;
 use crate::{Attention, BlockFormat, Matrix};
 
-pub(in crate::cpu) fn attention(isa: Isa, q: &Matrix, k: &Matrix, v: &Matrix, a: &Attention<'_>) -> Matrix {
-    assert!(
-        q.columns() == a.heads * a.head_dim && k.columns() == a.kv_heads * a.head_dim && k.columns() == v.columns()
-    );
-    let tasks: Vec<(&Range<usize>, usize)> =
-        a.sequences.iter().flat_map(|s| (0..a.kv_heads).map(move |h| (s, h))).collect();
+/// Scores computed before the work is handed to another thread.
+const TASK_SCORES: usize = 16 << 10;
+
+/// Appends the rows `sequences[i]` to `caches[i]`.
+pub(in crate::cpu) fn append(isa: Isa, caches: &mut [&mut Cache], k: &Matrix, v: &Matrix, sequences: &[Range<usize>]) {
+    let mut heads = Vec::new();
+    for (cache, rows) in caches.iter_mut().zip(sequences) {
+        let (dim, first) = (cache.layout.head_dim, cache.tokens);
+        assert_eq!(k.columns(), cache.layout.heads * dim, "keys of the cache's heads");
+        assert_eq!(v.columns(), cache.layout.heads * dim, "values of the cache's heads");
+        cache.tokens += rows.len();
+        heads.extend(cache.heads.iter_mut().enumerate().map(|(h, head)| (head, h * dim..(h + 1) * dim, first, rows)));
+    }
+    let least = (8192 * sequences.len() / (k.values().len() / heads.len().max(1) * sequences.len()).max(1)).max(1);
+    heads.into_par_iter().with_min_len(least).for_each(|(head, columns, first, rows)| {
+        dispatch!(isa, simd => {
+            let _ = simd;
+            head.append(
+                first,
+                rows.len(),
+                #[inline(always)] |i| &k.row(rows.start + i)[columns.clone()],
+                #[inline(always)] |i| &v.row(rows.start + i)[columns.clone()],
+            );
+        });
+    });
+}
+
+pub(in crate::cpu) fn attention(
+    isa: Isa,
+    q: &Matrix,
+    caches: &[&Cache],
+    sequences: &[Range<usize>],
+    a: &Attention,
+) -> Matrix {
+    let layout = a.keys_values;
+    let (group, dim) = (a.heads / layout.heads, layout.head_dim);
+    assert_eq!(q.columns(), a.heads * dim, "queries of the heads");
+    let mut tasks = Vec::new();
+    for (cache, rows) in caches.iter().zip(sequences) {
+        assert!(
+            cache.layout == layout && cache.tokens >= rows.len(),
+            "caches of this layout, the queries' tokens in them"
+        );
+        let tokens = (TASK_SCORES / (group * cache.tokens)).next_multiple_of(TILE);
+        for kv_head in 0..layout.heads {
+            for start in rows.clone().step_by(tokens) {
+                let some = start..rows.end.min(start + tokens);
+                let position = cache.tokens - (rows.end - start);
+                tasks.push(Task {
+                    q,
+                    a,
+                    head: &cache.heads[kv_head],
+                    kv_head,
+                    rows: some,
+                    position,
+                    tokens: cache.tokens,
+                });
+            }
+        }
+    }
+    let work: usize = tasks.iter().map(|t| t.rows.len() * t.tokens).sum();
+    let least = (TASK_SCORES * tasks.len() / (group * work).max(1)).max(1);
+    let tiles = isa.tiles();
     let results: Vec<Vec<bf16>> = tasks
         .par_iter()
-        .map(|&(sequence, kv_head)| {
-            let inputs = Inputs { q, k, v, a, sequence, kv_head };
-            dispatch!(isa, simd => kv_head_attention(simd, &inputs))
-        })
+        .with_min_len(least)
+        .map_init(Workspace::default, |workspace, task| dispatch!(isa, simd => task.run(simd, tiles, workspace)))
         .collect();
     let mut out = Matrix::zeros(q.rows(), q.columns());
-    let width = a.heads / a.kv_heads * a.head_dim;
-    for ((sequence, kv_head), result) in tasks.into_iter().zip(results) {
-        for (i, row) in sequence.clone().zip(result.chunks_exact(width)) {
-            out.row_mut(i)[kv_head * width..][..width].copy_from_slice(row);
+    for (task, result) in tasks.into_iter().zip(results) {
+        for (i, row) in task.rows.zip(result.chunks_exact(group * dim)) {
+            out.row_mut(i)[task.kv_head * group * dim..][..group * dim].copy_from_slice(row);
         }
     }
     out
 }
 
-/// What one task reads.
-struct Inputs<'a> {
+/// Consecutive queries, all query heads of one key/value head.
+struct Task<'a> {
     q: &'a Matrix,
-    k: &'a Matrix,
-    v: &'a Matrix,
-    a: &'a Attention<'a>,
-    sequence: &'a Range<usize>,
+    a: &'a Attention,
+    head: &'a Head,
     kv_head: usize,
-}
-
-impl Inputs<'_> {
-    fn tokens(&self) -> usize {
-        self.sequence.len()
-    }
-
-    fn key(&self, token: usize) -> &[bf16] {
-        let dim = self.a.head_dim;
-        &self.k.row(self.sequence.start + token)[self.kv_head * dim..][..dim]
-    }
-
-    fn value(&self, token: usize) -> &[bf16] {
-        let dim = self.a.head_dim;
-        &self.v.row(self.sequence.start + token)[self.kv_head * dim..][..dim]
-    }
-
-    fn query(&self, head: usize, token: usize) -> &[bf16] {
-        let dim = self.a.head_dim;
-        &self.q.row(self.sequence.start + token)[head * dim..][..dim]
-    }
-}
-
-/// Rows quantized along k and laid side by side: one side of a product, `N` rows wide.
-#[derive(Default)]
-struct Laid<const N: usize> {
-    k: usize,
-    block_size: Option<usize>,
-    range: Option<ScaleRange>,
-    values: Vec<[f32; N]>,
-    powers: Vec<[f32; N]>,
-    row: Vec<f32>,
-    row_powers: Vec<f32>,
-}
-
-impl<const N: usize> Laid<N> {
-    /// Lays out `rows` rows of length `k` in place of what was there; `fill(row, to)` writes one. Without a format,
-    /// `flush` sets subnormals to zero.
-    #[inline(always)]
-    fn lay(
-        &mut self,
-        (rows, k): (usize, usize),
-        format: Option<BlockFormat>,
-        flush: bool,
-        fill: impl Fn(usize, &mut [f32]),
-    ) {
-        let quantizer = format.map(Quantizer::new);
-        let blocks = quantizer.map_or(0, |q| k.div_ceil(q.block_size()));
-        (self.k, self.block_size) = (k, format.map(|f| f.block_size));
-        self.values.clear();
-        self.values.resize(rows.div_ceil(N) * k, [0.0; N]);
-        self.powers.clear();
-        self.powers.resize(rows.div_ceil(N) * blocks, [1.0; N]);
-        self.row.resize(k, 0.0);
-        self.row_powers.resize(blocks, 0.0);
-        for r in 0..rows {
-            fill(r, &mut self.row);
-            if let Some(quantizer) = quantizer {
-                quantizer.row(&mut self.row, &mut self.row_powers);
-                let to = &mut self.powers[r / N * blocks..][..blocks];
-                to.iter_mut().zip(&self.row_powers).for_each(|(to, &s)| to[r % N] = s);
-            } else if flush {
-                flush_subnormals(&mut self.row);
-            }
-            let to = &mut self.values[r / N * k..][..k];
-            to.iter_mut().zip(&self.row).for_each(|(to, &x)| to[r % N] = x);
-        }
-        self.range = Some(ScaleRange::of(self.powers.iter().flatten().copied()));
-    }
-
-    fn range(&self) -> ScaleRange {
-        self.range.unwrap_or(ScaleRange::PLAIN)
-    }
-
-    /// The side of panel `i`, elements `0..k`.
-    #[inline(always)]
-    fn side(&self, i: usize) -> Side<'_, N> {
-        let scales = self.block_size.map(|block_size| {
-            let blocks = self.k.div_ceil(block_size);
-            Scales { block_size, powers: &self.powers[i * blocks..][..blocks] }
-        });
-        Side { values: &self.values[i * self.k..][..self.k], scales }
-    }
-
-    fn is_finite(&self) -> bool {
-        let finite = |rows: &[[f32; N]]| rows.as_flattened().iter().fold(true, |all, x| all & x.is_finite());
-        finite(&self.values) && finite(&self.powers)
-    }
-}
-
-/// The order of a product of these formats.
-fn order(x: Option<BlockFormat>, w: Option<BlockFormat>, wide: bool) -> Order {
-    Order { chunk: [x, w].into_iter().flatten().map(|f| f.block_size).min().unwrap_or(PLAIN_CHUNK), wide }
+    /// Rows of the queries.
+    rows: Range<usize>,
+    /// Position of the first of them in its sequence.
+    position: usize,
+    /// Tokens in the cache.
+    tokens: usize,
 }
 
 /// Buffers that one tile after another uses.
 #[derive(Default)]
 struct Workspace {
-    queries: Laid<TILE>,
+    queries: Tile,
     /// Scores, then attention weights: a row of `stride` per query.
     scores: Vec<f32>,
     stride: usize,
-    weights: Laid<TILE>,
-    own_block: Laid<GROUP>,
+    weights: Tile,
 }
 
-/// A tile of consecutive queries of one head.
-struct Tile {
+/// A tile of queries: `group` query heads of one token, then those of the next.
+struct Queries {
+    /// The first, counted over the task's tokens and heads.
     first: usize,
     rows: usize,
-    last: usize,
+    /// Positions of the first and the last token.
+    tokens: [usize; 2],
 }
 
-/// All query heads of one key/value head: `[token][head of the group · head_dim]`.
-#[inline(always)]
-fn kv_head_attention<S: Simd>(simd: S, inputs: &Inputs<'_>) -> Vec<bf16> {
-    let (a, n) = (inputs.a, inputs.tokens());
-    let (dim, group) = (a.head_dim, a.heads / a.kv_heads);
-    let plain_scores = a.query.is_none() && a.key.is_none();
-    let plain_mix = a.weights.is_none() && a.value.is_none();
-    let (mut keys, mut values) = (Laid::<GROUP>::default(), Laid::<GROUP>::default());
-    keys.lay(
-        (n, dim),
-        a.key,
-        plain_scores,
-        #[inline(always)]
-        |t, to| floats(inputs.key(t), to),
-    );
-    values.lay(
-        (dim, n),
-        a.value,
-        plain_mix,
-        #[inline(always)]
-        |f, to| {
-            to.iter_mut().enumerate().for_each(|(t, to)| *to = float(inputs.value(t)[f]));
-        },
-    );
-    let mix = Mix { inputs, values: &values, finite: values.is_finite(), plain: plain_mix };
-    let mut w = Workspace { stride: n.next_multiple_of(GROUP), ..Workspace::default() };
-    w.scores.resize(TILE * w.stride, 0.0);
-    let mut out = vec![bf16::ZERO; n * group * dim];
-    for member in 0..group {
-        let head = inputs.kv_head * group + member;
-        for first in (0..n).step_by(TILE) {
-            let tile = Tile { first, rows: TILE.min(n - first), last: n.min(first + TILE) - 1 };
-            w.queries.lay(
-                (tile.rows, dim),
-                a.query,
-                plain_scores,
-                #[inline(always)]
-                |r, to| floats(inputs.query(head, first + r), to),
-            );
-            attention_weights(simd, &tile, &keys, a, &mut w);
-            let to = &mut out[first * group * dim..];
-            mix.write(
-                simd,
-                &tile,
-                &mut w,
-                #[inline(always)]
-                |r, f, x| to[r * group * dim + member * dim + f] = x,
-            );
-        }
+impl Task<'_> {
+    fn group(&self) -> usize {
+        self.a.heads / self.a.keys_values.heads
     }
-    out
-}
 
-/// softmax(q·kᵀ/√d) of a tile into `w.scores`, each row over its own past, zero beyond it.
-#[inline(always)]
-fn attention_weights<S: Simd>(simd: S, tile: &Tile, keys: &Laid<GROUP>, a: &Attention<'_>, w: &mut Workspace) {
-    let root = (a.head_dim as f64).sqrt() as f32;
-    let order = order(a.query, a.key, w.queries.range().leaves_f32(keys.range()));
-    let seen = tile.last + 1;
-    for group in 0..seen.div_ceil(GROUP) {
-        let mut totals: Totals = [[0.0; GROUP]; TILE];
-        multiply(simd, w.queries.side(0), keys.side(group), order, 0..tile.rows, &mut totals);
-        for (row, totals) in w.scores.chunks_exact_mut(w.stride).zip(&totals[..tile.rows]) {
-            for (to, &total) in row[group * GROUP..][..GROUP].iter_mut().zip(totals) {
-                *to = rounded(rounded(total) / root);
+    /// The result for every query: `[token][head of the group][head_dim]`.
+    #[inline(always)]
+    fn run<S: Simd>(&self, simd: S, tiles: Option<Tiles>, w: &mut Workspace) -> Vec<bf16> {
+        let (dim, group) = (self.a.keys_values.head_dim, self.group());
+        let count = self.rows.len() * group;
+        let configured = tiles.map(Tiles::configure);
+        w.stride = (self.position + self.rows.len()).next_multiple_of(2 * PANEL);
+        w.scores.resize(w.scores.len().max(TILE * w.stride), 0.0);
+        let mut out = vec![bf16::ZERO; count * dim];
+        for (tile, out) in out.chunks_mut(TILE * dim).enumerate() {
+            let first = tile * TILE;
+            let rows = TILE.min(count - first);
+            let tokens = [first / group, (first + rows - 1) / group].map(|t| self.position + t);
+            let queries = Queries { first, rows, tokens };
+            w.queries.fill(
+                (rows, dim),
+                self.a.query,
+                #[inline(always)]
+                |r, to| {
+                    let head = self.kv_head * group + (first + r) % group;
+                    floats(&self.q.row(self.rows.start + (first + r) / group)[head * dim..][..dim], to);
+                },
+            );
+            self.attention_weights(simd, configured.as_ref(), &queries, w);
+            self.mix(simd, configured.as_ref(), &queries, w, out);
+        }
+        out
+    }
+
+    /// The position of the token of row `r`.
+    #[inline(always)]
+    fn token(&self, queries: &Queries, r: usize) -> usize {
+        self.position + (queries.first + r) / self.group()
+    }
+
+    /// softmax(q·kᵀ/√d) of a tile into `w.scores`, each row over its own past, zero beyond it.
+    #[inline(always)]
+    fn attention_weights<S: Simd>(
+        &self,
+        simd: S,
+        configured: Option<&Configured>,
+        queries: &Queries,
+        w: &mut Workspace,
+    ) {
+        let root = (self.a.keys_values.head_dim as f64).sqrt() as f32;
+        let keys = &self.head.keys;
+        let x = w.queries.view(self.a.query);
+        let product = Product::new(configured, &x, keys.extent, [self.a.query, keys.format]);
+        let seen = queries.tokens[1] + 1;
+        for pair in 0..seen.div_ceil(2 * PANEL) {
+            let last = (2 * pair + 1).min(self.tokens.div_ceil(PANEL) - 1);
+            let totals = product.of(simd, &[keys.panel(2 * pair), keys.panel(last)], queries.rows, 0..keys.dim);
+            for (row, totals) in w.scores.chunks_exact_mut(w.stride).zip(&totals[..queries.rows]) {
+                for (to, &total) in row[pair * 2 * PANEL..][..2 * PANEL].iter_mut().zip(totals.as_flattened()) {
+                    *to = rounded(rounded(total) / root);
+                }
             }
         }
+        for (r, row) in w.scores.chunks_exact_mut(w.stride).take(queries.rows).enumerate() {
+            let past = self.token(queries, r) + 1;
+            softmax(row, past);
+            row[past..seen].fill(0.0);
+        }
     }
-    for (r, row) in w.scores.chunks_exact_mut(w.stride).take(tile.rows).enumerate() {
-        let past = tile.first + r + 1;
-        softmax(row, past);
-        row[past..seen].fill(0.0);
-    }
-}
 
-/// The product of attention weights and values.
-struct Mix<'a> {
-    inputs: &'a Inputs<'a>,
-    values: &'a Laid<GROUP>,
-    finite: bool,
-    plain: bool,
-}
-
-impl Mix<'_> {
-    /// Gives P·V of a tile, rounded to bf16, to `put(row, feature, value)`.
+    /// P·V of a tile, rounded to bf16.
     #[inline(always)]
-    fn write<S: Simd>(&self, simd: S, tile: &Tile, w: &mut Workspace, mut put: impl FnMut(usize, usize, bf16)) {
-        let a = self.inputs.a;
-        let seen = tile.last + 1;
-        let Workspace { scores, stride, weights, own_block, .. } = w;
-        weights.lay(
-            (tile.rows, seen),
-            a.weights,
-            self.plain,
+    fn mix<S: Simd>(
+        &self,
+        simd: S,
+        configured: Option<&Configured>,
+        queries: &Queries,
+        w: &mut Workspace,
+        out: &mut [bf16],
+    ) {
+        let (dim, values) = (self.a.keys_values.head_dim, &self.head.values);
+        let seen = queries.tokens[1] + 1;
+        let Workspace { scores, stride, weights, .. } = w;
+        weights.fill(
+            (queries.rows, seen),
+            self.a.weights,
             #[inline(always)]
-            |r, to| {
-                to.copy_from_slice(&scores[r * *stride..][..seen]);
-            },
+            |r, to| to.copy_from_slice(&scores[r * *stride..][..seen]),
         );
-        let order = order(a.weights, a.value, weights.range().leaves_f32(self.values.range()));
-        let together = self.shared_tokens(tile, order.chunk);
-        for group in 0..a.head_dim.div_ceil(GROUP) {
-            let mut totals: Totals = [[0.0; GROUP]; TILE];
-            let (x, v) = (weights.side(0), self.values.side(group));
-            multiply(simd, x.range(0, together), v.range(0, together), order, 0..tile.rows, &mut totals);
-            for row in 0..tile.rows {
-                let query = Query { position: tile.first + row, row, from: together, order };
-                self.finish_row(simd, (x, group), query, own_block, &mut totals);
-                let features = group * GROUP..a.head_dim.min((group + 1) * GROUP);
-                for (f, &total) in features.zip(&totals[row]) {
-                    put(row, f, round(total));
+        let x = weights.view(self.a.weights);
+        let product = Product::new(configured, &x, values.extent, [self.a.weights, values.format]);
+        let together = self.shared_tokens(queries, product.order.chunk);
+        let own = self.own_blocks(queries, together);
+        let panels = dim.div_ceil(PANEL);
+        for pair in 0..panels.div_ceil(2) {
+            let which = [2 * pair, (2 * pair + 1).min(panels - 1)];
+            let mut totals = product.of(simd, &which.map(|p| values.panel(p)), queries.rows, 0..together);
+            for OwnBlock { rows, start, end, block } in &own {
+                let w = which.map(|p| values.panel(p));
+                multiply(simd, &x, &w, product.order, (together..*start, rows.clone()), &mut totals);
+                if let Some(block) = block {
+                    let order = Order::new(product.order.chunk, x.extent, block.extent);
+                    let w = which.map(|p| block.panel(p));
+                    multiply(simd, &x, &w, order, (*start..*end, rows.clone()), &mut totals);
+                }
+            }
+            let features = pair * 2 * PANEL..dim.min((pair + 1) * 2 * PANEL);
+            for (to, totals) in out.chunks_exact_mut(dim).zip(&totals) {
+                for (to, &total) in to[features.clone()].iter_mut().zip(totals.as_flattened()) {
+                    *to = round(total);
                 }
             }
         }
@@ -277,67 +244,101 @@ impl Mix<'_> {
     /// How many tokens, from the first on, the whole tile may take in one product.
     ///
     /// Weights of zero make tokens past a query's own harmless, but for two cases: an infinity or NaN among the
-    /// values, and causal value blocks, where the block that holds the query's token differs from query to query.
-    fn shared_tokens(&self, tile: &Tile, chunk: usize) -> usize {
-        let per_query_blocks = self.inputs.a.causal_value_blocks && self.inputs.a.value.is_some();
-        match (self.finite, per_query_blocks) {
-            (true, false) => tile.last + 1,
-            (true, true) => {
-                let block = self.inputs.a.value.map_or(chunk, |f| f.block_size).max(chunk);
-                (tile.first + 1) / block * block
+    /// values, and causal value blocks, where the block that holds the query's token differs from token to token.
+    fn shared_tokens(&self, queries: &Queries, chunk: usize) -> usize {
+        let [first, last] = queries.tokens;
+        let same = first == last;
+        match (self.head.values.finite, self.causal_format()) {
+            (true, None) => last + 1,
+            // The newest token's own block is that of the cache.
+            (_, Some(_)) if same && last + 1 == self.tokens => last + 1,
+            (true, Some(format)) => {
+                let block = format.block_size.max(chunk);
+                (first + 1) / block * block
             }
+            (false, None) if same => last + 1,
             (false, _) => 0,
         }
     }
 
-    /// Adds the tokens from `query.from` on up to the query's own, for one row.
+    /// The format of the values, if every token sees its own block only as far as itself.
+    fn causal_format(&self) -> Option<BlockFormat> {
+        self.head.values.format.filter(|_| self.a.causal_value_blocks)
+    }
+
+    /// What is left of each token's past after the tokens that all share.
     #[inline(always)]
-    fn finish_row<S: Simd>(
-        &self,
-        simd: S,
-        (x, group): (Side<'_, TILE>, usize),
-        query: Query,
-        own_block: &mut Laid<GROUP>,
-        totals: &mut Totals,
-    ) {
-        let (a, Query { position, row, from, order }) = (self.inputs.a, query);
-        let seen = position + 1;
-        if from >= seen {
-            return;
+    fn own_blocks(&self, queries: &Queries, together: usize) -> Vec<OwnBlock> {
+        let mut blocks = Vec::new();
+        let mut row = 0;
+        while row < queries.rows {
+            let token = self.token(queries, row);
+            let rows = row..(row..queries.rows).find(|&r| self.token(queries, r) != token).unwrap_or(queries.rows);
+            row = rows.end;
+            let end = token + 1;
+            if end <= together {
+                continue;
+            }
+            // Whole blocks, and the newest, are what they are in the cache.
+            let start = match self.causal_format() {
+                Some(format) if end < self.tokens => (end / format.block_size * format.block_size).max(together),
+                _ => end,
+            };
+            let block = (start < end).then(|| {
+                let mut block = Values::new(self.head.values.format, self.a.keys_values.head_dim, start);
+                block.lay(
+                    start..end,
+                    #[inline(always)]
+                    |token| self.head.recent(token),
+                );
+                block
+            });
+            blocks.push(OwnBlock { rows, start, end, block });
         }
-        // With causal blocks, whole blocks are what they are in the sequence; the last, short one is the query's own.
-        let own = match a.value {
-            Some(format) if a.causal_value_blocks => (seen / format.block_size * format.block_size).max(from),
-            _ => seen,
-        };
-        multiply(simd, x.range(from, own), self.values.side(group).range(from, own), order, row..row + 1, totals);
-        if own < seen {
-            let features = GROUP.min(a.head_dim - group * GROUP);
-            own_block.lay(
-                (features, seen - own),
-                a.value,
-                false,
-                #[inline(always)]
-                |f, to| {
-                    let feature = group * GROUP + f;
-                    to.iter_mut().enumerate().for_each(|(t, to)| *to = float(self.inputs.value(own + t)[feature]));
-                },
-            );
-            // The scales of this block are not in the range that was looked at.
-            let order = Order { wide: true, ..order };
-            multiply(simd, x.range(own, seen), own_block.side(0), order, row..row + 1, totals);
-        }
+        blocks
     }
 }
 
-/// One query of a tile.
-#[derive(Clone, Copy)]
-struct Query {
-    /// Its position in the sequence.
-    position: usize,
-    /// Its row in the tile.
-    row: usize,
-    /// The tokens already added.
-    from: usize,
+/// Tokens that some rows of a tile see for themselves: those up to `start` in the cache's blocks, those from there to
+/// `end` in a block of their own.
+struct OwnBlock {
+    rows: Range<usize>,
+    start: usize,
+    end: usize,
+    block: Option<Values>,
+}
+
+/// One of the two products of attention, for a tile.
+struct Product<'a> {
+    x: &'a XTile<'a>,
     order: Order,
+    /// Tiles, where they may serve.
+    configured: Option<&'a Configured>,
+}
+
+impl<'a> Product<'a> {
+    fn new(
+        configured: Option<&'a Configured>,
+        x: &'a XTile<'a>,
+        w: super::product::Extent,
+        formats: [Option<BlockFormat>; 2],
+    ) -> Product<'a> {
+        let chunk = formats.into_iter().flatten().map(|f| f.block_size).min().unwrap_or(PLAIN_CHUNK);
+        let order = Order::new(chunk, x.extent, w);
+        let both = formats.iter().all(Option::is_some);
+        Product { x, order, configured: configured.filter(|_| both && order.is_fast() && chunk == STEP) }
+    }
+
+    /// The totals over `span`, which begins with 0.
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, w: &[WPanel<'_>; 2], rows: usize, span: Range<usize>) -> Totals<2> {
+        let mut totals = [[[[0.0; PANEL]; 2]; TILE]];
+        let mut rest = 0;
+        if let Some(configured) = self.configured.filter(|_| rows > FEW) {
+            rest = span.end / STEP * STEP;
+            multiply_tiles((simd, configured), [self.x], w, 0..span.end / STEP, &mut totals);
+        }
+        multiply(simd, self.x, w, self.order, (rest..span.end, 0..rows), &mut totals[0]);
+        totals[0]
+    }
 }

@@ -1,6 +1,8 @@
 //! The kernels: each algorithm once, over [`Simd`](super::simd::Simd).
 
+pub(super) mod attention;
 mod bf16;
+pub(super) mod cache;
 pub(super) mod linear;
 pub(super) mod operand;
 pub(super) mod panels;

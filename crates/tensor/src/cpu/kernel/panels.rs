@@ -1,27 +1,43 @@
-//! Weights laid out for the product: groups of 32 outputs, side by side along k, packed at their true width.
+//! Weights laid out for the product: panels of sixteen outputs, packed at their true width.
 
 use half::bf16;
-use microscale_formats::{E8M0, pack};
+use microscale_formats::{E8M0, ElementFormat, pack};
 use rayon::prelude::*;
 
-use super::operand::flush_subnormals;
-use super::product::{GROUP, ScaleRange, Scales, Side};
-use super::quantize::decode_table;
+use super::product::{Extent, PANEL, STEP, Scales, WPanel, unit};
+use crate::cpu::simd::codes::{CodeTable, QUAD, position};
+use crate::cpu::simd::tiles::Step;
+use crate::cpu::simd::{LANES, Simd};
 use crate::{Matrix, MxTensor, WeightMatrix};
 
-/// A weight `[outputs, k]`, outputs padded with zeros to a whole number of groups.
+/// Quads of codes of a step.
+const QUADS: usize = STEP / 4;
+
+/// A weight `[outputs, k]`, outputs padded with zeros to whole panels and k to whole steps.
 pub struct Panels {
     pub(in crate::cpu) outputs: usize,
     pub(in crate::cpu) k: usize,
-    pub(in crate::cpu) range: ScaleRange,
+    pub(in crate::cpu) extent: Extent,
     storage: Storage,
 }
 
 enum Storage {
-    /// `[group][k][output]`.
-    Plain(Vec<[bf16; GROUP]>),
-    /// Codes `[group][k][output]` as one bit stream, scales `[group][block][output]`.
-    Packed { bits: u32, block_size: usize, table: Box<[f32; 256]>, codes: Vec<u8>, scales: Vec<[E8M0; GROUP]> },
+    /// `[panel][step]`.
+    Plain(Vec<Step>),
+    Packed(Packed),
+}
+
+/// Codes and scales of a quantized weight.
+pub(in crate::cpu) struct Packed {
+    pub(in crate::cpu) bits: u32,
+    pub(in crate::cpu) block_size: usize,
+    pub(in crate::cpu) table: Box<CodeTable>,
+    pub(in crate::cpu) ratio: f32,
+    k: usize,
+    /// `[panel][step][quad]` of 64 codes each; some bytes more, so that a load of 64 may begin anywhere.
+    codes: Vec<u8>,
+    /// `[panel][block]`.
+    scales: Vec<[E8M0; PANEL]>,
 }
 
 impl Panels {
@@ -34,116 +50,165 @@ impl Panels {
 
     fn plain(matrix: &Matrix) -> Panels {
         let (outputs, k) = (matrix.rows(), matrix.columns());
-        let mut panels = vec![[bf16::ZERO; GROUP]; outputs.div_ceil(GROUP) * k];
-        panels.par_chunks_mut(k).enumerate().for_each(|(group, panel)| {
-            for lane in 0..GROUP.min(outputs - group * GROUP) {
-                panel.iter_mut().zip(matrix.row(group * GROUP + lane)).for_each(|(p, &x)| p[lane] = x);
-            }
-        });
-        Panels { outputs, k, range: ScaleRange::PLAIN, storage: Storage::Plain(panels) }
+        let steps = k.div_ceil(STEP);
+        let mut panels = vec![Step::ZERO; outputs.div_ceil(PANEL) * steps];
+        let extent = panels
+            .par_chunks_mut(steps)
+            .enumerate()
+            .map(|(panel, steps)| {
+                let rows = panel * PANEL..outputs.min((panel + 1) * PANEL);
+                for (output, row) in rows.clone().enumerate() {
+                    lay_row(matrix.row(row), output, steps);
+                }
+                let values = &matrix.values()[rows.start * k..rows.end * k];
+                Extent::of_values(values.iter().map(|x| x.to_f32()))
+            })
+            .reduce(|| Extent::of_values([]), Extent::join);
+        Panels { outputs, k, extent, storage: Storage::Plain(panels) }
     }
 
     fn packed(tensor: &MxTensor) -> Panels {
         let (outputs, k) = (tensor.shape()[0], tensor.shape()[1]);
         let (element, block_size) = (tensor.format().element, tensor.format().block_size);
         let (bits, blocks) = (element.bits(), k.div_ceil(block_size));
-        let groups = outputs.div_ceil(GROUP);
+        let (panels, quad) = (outputs.div_ceil(PANEL), QUAD * bits as usize / 8);
+        let width = k.div_ceil(STEP) * QUADS * quad;
         let one = E8M0::from_exponent(0);
-        let mut scales = vec![[one; GROUP]; groups * blocks];
-        let mut codes = vec![0u8; groups * k * GROUP * bits as usize / 8];
-        codes.par_chunks_mut(k * GROUP * bits as usize / 8).zip(scales.par_chunks_mut(blocks)).enumerate().for_each(
-            |(group, (codes, scales))| {
-                let mut panel = vec![[0u8; GROUP]; k];
-                for lane in 0..GROUP.min(outputs - group * GROUP) {
-                    let row = tensor.row_codes(group * GROUP + lane);
-                    panel.iter_mut().zip(&row).for_each(|(p, &c)| p[lane] = c);
-                    let row_scales = tensor.row_scales(group * GROUP + lane);
+        let mut scales = vec![[one; PANEL]; panels * blocks];
+        let mut codes = vec![0u8; panels * width + QUAD];
+        codes[..panels * width].par_chunks_mut(width).zip(scales.par_chunks_mut(blocks)).enumerate().for_each_init(
+            || vec![[0u8; QUAD]; width / quad],
+            |unpacked, (panel, (codes, scales))| {
+                unpacked.fill([0; QUAD]);
+                for output in 0..PANEL.min(outputs - panel * PANEL) {
+                    let row = tensor.row_codes(panel * PANEL + output);
+                    for (k, &code) in row.iter().enumerate() {
+                        unpacked[k / 4][position(output, k % 4)] = code;
+                    }
+                    let row_scales = tensor.row_scales(panel * PANEL + output);
                     for ((to, &scale), block) in scales.iter_mut().zip(row_scales).zip(row.chunks(block_size)) {
-                        // A block of zeros takes the scale 1, as in the operand: see there.
+                        // A block of zeros takes the scale 1, as in the operand: see `Quantizer::row`.
                         let zero = scale != E8M0::NAN && block.iter().all(|&c| element.decode(c) == 0.0);
-                        to[lane] = if zero { one } else { scale };
+                        to[output] = if zero { one } else { scale };
                     }
                 }
-                codes.copy_from_slice(&pack(panel.as_flattened(), bits));
+                codes.copy_from_slice(&pack(unpacked.as_flattened(), bits));
             },
         );
-        let range = ScaleRange::of(scales.iter().flatten().map(|s| s.value()));
-        let table = Box::new(decode_table(element));
-        Panels { outputs, k, range, storage: Storage::Packed { bits, block_size, table, codes, scales } }
+        let powers: Vec<[f32; PANEL]> = scales.iter().map(|s| s.map(E8M0::value)).collect();
+        let extent = Extent::of_scales(element, &powers);
+        let (table, ratio) = (Box::new(CodeTable::new(element)), ratio(element));
+        Panels {
+            outputs,
+            k,
+            extent,
+            storage: Storage::Packed(Packed { bits, block_size, table, ratio, k, codes, scales }),
+        }
     }
 
-    pub(in crate::cpu) fn groups(&self) -> usize {
-        self.outputs.div_ceil(GROUP)
+    /// How many panels there are.
+    pub(in crate::cpu) fn count(&self) -> usize {
+        self.outputs.div_ceil(PANEL)
     }
 
     pub(in crate::cpu) fn block_size(&self) -> Option<usize> {
+        self.as_packed().map(|p| p.block_size)
+    }
+
+    pub(in crate::cpu) fn as_packed(&self) -> Option<&Packed> {
         match &self.storage {
             Storage::Plain(_) => None,
-            Storage::Packed { block_size, .. } => Some(*block_size),
+            Storage::Packed(packed) => Some(packed),
         }
     }
 
-    /// Decodes one group; `flush` sets the subnormals of a plain weight to zero.
+    /// One panel, decoded where it is packed.
     #[inline(always)]
-    pub(in crate::cpu) fn decode<'a>(&self, group: usize, flush: bool, scratch: &'a mut Scratch) -> Side<'a, GROUP> {
-        scratch.values.resize(self.k, [0.0; GROUP]);
-        let values = &mut scratch.values[..self.k];
+    pub(in crate::cpu) fn panel<'a, S: Simd>(&'a self, simd: S, panel: usize, scratch: &'a mut Scratch) -> WPanel<'a> {
         match &self.storage {
-            Storage::Plain(panels) => {
-                let from = panels[group * self.k..][..self.k].as_flattened();
-                for (to, x) in values.as_flattened_mut().iter_mut().zip(from) {
-                    *to = f32::from_bits(u32::from(x.to_bits()) << 16);
-                }
-                if flush {
-                    flush_subnormals(values.as_flattened_mut());
-                }
-                Side { values, scales: None }
+            Storage::Plain(steps) => {
+                let width = self.k.div_ceil(STEP);
+                let steps = &steps[panel * width..][..width];
+                WPanel { steps, scales: None, stride: 1, first: [0; 2], ratio: f32::INFINITY }
             }
-            Storage::Packed { bits, block_size, table, codes, scales } => {
-                let width = self.k * GROUP * *bits as usize / 8;
-                let from = &codes[group * width..][..width];
-                match bits {
-                    4 => decode4(table, from, values),
-                    6 => decode6(table, from, values),
-                    _ => decode8(table, from, values),
+            Storage::Packed(packed) => {
+                match packed.bits {
+                    4 => packed.decode::<S, 4>(simd, panel, scratch),
+                    6 => packed.decode::<S, 6>(simd, panel, scratch),
+                    _ => packed.decode::<S, 8>(simd, panel, scratch),
                 }
-                let blocks = self.k.div_ceil(*block_size);
-                scratch.powers.clear();
-                scratch.powers.extend(scales[group * blocks..][..blocks].iter().map(|s| s.map(E8M0::value)));
-                Side { values, scales: Some(Scales { block_size: *block_size, powers: &scratch.powers }) }
+                let scales = Some(Scales { block_size: packed.block_size, powers: &scratch.powers });
+                WPanel { steps: &scratch.steps, scales, stride: 1, first: [0; 2], ratio: packed.ratio }
             }
         }
     }
 }
 
-/// Room for one decoded group.
+impl Packed {
+    /// Bytes of the codes of a panel.
+    fn width(&self) -> usize {
+        self.k.div_ceil(STEP) * QUADS * QUAD * self.bits as usize / 8
+    }
+
+    /// The codes of a panel, and up to 63 bytes more.
+    #[inline(always)]
+    pub(in crate::cpu) fn codes(&self, panel: usize) -> &[u8] {
+        &self.codes[panel * self.width()..][..self.width() + QUAD]
+    }
+
+    /// The scales of a panel.
+    #[inline(always)]
+    pub(in crate::cpu) fn scales(&self, panel: usize) -> &[[E8M0; PANEL]] {
+        let blocks = self.k.div_ceil(self.block_size);
+        &self.scales[panel * blocks..][..blocks]
+    }
+
+    #[inline(always)]
+    fn decode<S: Simd, const BITS: usize>(&self, simd: S, panel: usize, scratch: &mut Scratch) {
+        let codes = self.codes(panel);
+        scratch.steps.resize(self.k.div_ceil(STEP), Step::ZERO);
+        for (s, step) in scratch.steps.iter_mut().enumerate() {
+            for (q, pairs) in step.0.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                let [first, second] = simd.decode::<BITS>(&self.table, quad::<BITS>(codes, s * QUADS + q));
+                simd.store_pairs(first, &mut pairs[0]);
+                simd.store_pairs(second, &mut pairs[1]);
+            }
+        }
+        let scales = self.scales(panel);
+        scratch.powers.resize(scales.len(), [1.0; PANEL]);
+        for (to, scales) in scratch.powers.iter_mut().zip(scales) {
+            simd.store(simd.powers(scales), to);
+        }
+    }
+}
+
+/// The bytes from quad `index` on.
+#[inline(always)]
+pub(in crate::cpu) fn quad<const BITS: usize>(codes: &[u8], index: usize) -> &[u8; 64] {
+    let start = index * QUAD * BITS / 8;
+    codes[start..start + QUAD].first_chunk().expect("as many bytes as were sliced")
+}
+
+/// The largest magnitude of a format over the smallest, where `f32` counts so far; else infinity.
+pub(in crate::cpu) fn ratio(element: ElementFormat) -> f32 {
+    // Two's complement has one code more on the negative side.
+    let largest = if element == microscale_formats::INT8 { 2.0 } else { element.max() };
+    largest / unit(element)
+}
+
+/// Writes a row of bf16 values as the pairs of one output.
+pub(in crate::cpu) fn lay_row(row: &[bf16], output: usize, steps: &mut [Step]) {
+    for (step, values) in steps.iter_mut().zip(row.chunks(STEP)) {
+        for (pairs, pair) in step.0.iter_mut().zip(values.chunks(2)) {
+            let [low, high] = [0, 1].map(|i| pair.get(i).map_or(0, |x| u32::from(x.to_bits())));
+            pairs[output] = low | high << 16;
+        }
+    }
+}
+
+/// Room for one decoded panel.
 #[derive(Default)]
 pub(in crate::cpu) struct Scratch {
-    values: Vec<[f32; GROUP]>,
-    powers: Vec<[f32; GROUP]>,
-}
-
-#[inline(always)]
-fn decode4(table: &[f32; 256], codes: &[u8], values: &mut [[f32; GROUP]]) {
-    let (pairs, _) = values.as_flattened_mut().as_chunks_mut::<2>();
-    for (to, &byte) in pairs.iter_mut().zip(codes) {
-        *to = [table[usize::from(byte & 15)], table[usize::from(byte >> 4)]];
-    }
-}
-
-#[inline(always)]
-fn decode6(table: &[f32; 256], codes: &[u8], values: &mut [[f32; GROUP]]) {
-    let (quads, _) = values.as_flattened_mut().as_chunks_mut::<4>();
-    let (triples, _) = codes.as_chunks::<3>();
-    for (to, &[a, b, c]) in quads.iter_mut().zip(triples) {
-        let word = u32::from_le_bytes([a, b, c, 0]);
-        *to = std::array::from_fn(|i| table[(word >> (6 * i) & 63) as usize]);
-    }
-}
-
-#[inline(always)]
-fn decode8(table: &[f32; 256], codes: &[u8], values: &mut [[f32; GROUP]]) {
-    for (to, &code) in values.as_flattened_mut().iter_mut().zip(codes) {
-        *to = table[usize::from(code)];
-    }
+    steps: Vec<Step>,
+    powers: Vec<[f32; LANES]>,
 }

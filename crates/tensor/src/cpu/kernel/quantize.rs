@@ -2,9 +2,11 @@
 //!
 //! Equal in value to [`microscale_formats::quantize_block`]; the tests compare them.
 
-use microscale_formats::{ElementFormat, ScaleRule};
+use microscale_formats::{BLOCK, E8M0, ScaleRule};
 
+use super::product::unit;
 use crate::BlockFormat;
+use crate::cpu::simd::LANES;
 
 /// What rounding to a format takes, in the form the loop wants it.
 #[derive(Clone, Copy)]
@@ -15,6 +17,8 @@ pub(in crate::cpu) struct Quantizer {
     /// Factor from the power of two of a value to the number whose last bit is worth one step.
     magic: f32,
     max: f32,
+    /// The smallest magnitudes that make one.
+    units: f32,
 }
 
 impl Quantizer {
@@ -25,23 +29,83 @@ impl Quantizer {
             min_exponent: ((1 - element.bias() + 127) as u32) << 23,
             magic: f32::from_bits((23 - element.mantissa_bits() + 127) << 23),
             max: element.max(),
+            units: 1.0 / unit(element),
         }
     }
 
-    pub(in crate::cpu) fn block_size(&self) -> usize {
-        self.format.block_size
-    }
-
-    /// Replaces a row by its element values and writes one scale per block.
+    /// Replaces a row by its element values and writes, per block, the scale and the mass ([`XTile::mass`]).
     ///
     /// A block of zeros gets the scale 1 instead of the format's smallest: its products are zero all the same, and
     /// the smallest scale would make every product with it take the slow path. A block with an infinity or a NaN
     /// gets zeros and the scale NaN.
+    ///
+    /// [`XTile::mass`]: super::product::XTile::mass
     #[inline(always)]
-    pub(in crate::cpu) fn row(&self, row: &mut [f32], scales: &mut [f32]) {
-        for (block, scale) in row.chunks_mut(self.format.block_size).zip(scales) {
-            *scale = self.block(block);
+    pub(in crate::cpu) fn row(&self, row: &mut [f32], blocks: &mut [[f32; 2]]) {
+        if self.format.block_size == BLOCK {
+            // The usual size in loops of a fixed length.
+            let (whole, last) = row.as_chunks_mut::<BLOCK>();
+            let mut blocks = blocks.iter_mut();
+            for (block, to) in whole.iter_mut().zip(blocks.by_ref()) {
+                let scale = self.block(block);
+                *to = [scale, self.mass(block)];
+            }
+            if let Some(to) = blocks.next() {
+                let scale = self.block(last);
+                *to = [scale, self.mass(last)];
+            }
+        } else {
+            for (block, to) in row.chunks_mut(self.format.block_size).zip(blocks) {
+                let scale = self.block(block);
+                *to = [scale, self.mass(block)];
+            }
         }
+    }
+
+    /// The sum of magnitudes over the largest power of two that divides them all; infinite if it may not fit 32 bits.
+    #[inline(always)]
+    fn mass(&self, values: &[f32]) -> f32 {
+        if self.units * self.max * BLOCK as f32 > (1 << 30) as f32 || values.len() > BLOCK {
+            return f32::INFINITY;
+        }
+        let (mut sum, mut bits) = (0i32, 0i32);
+        for x in values {
+            let magnitude = (x * self.units).abs() as i32;
+            sum += magnitude;
+            bits |= magnitude;
+        }
+        (sum >> bits.trailing_zeros().min(31)) as f32
+    }
+
+    /// [`row`](Self::row) for sixteen blocks side by side, each down a column of `block`.
+    #[inline(always)]
+    pub(in crate::cpu) fn columns(&self, block: &mut [[f32; LANES]]) -> [f32; LANES] {
+        let mut amax = [0u32; LANES];
+        for row in block.iter() {
+            amax.iter_mut().zip(row).for_each(|(max, x)| *max = (*max).max(x.to_bits() & 0x7FFF_FFFF));
+        }
+        let mut scales = [1f32; LANES];
+        let mut inverses = [0f32; LANES];
+        for (lane, &amax) in amax.iter().enumerate() {
+            if amax >= f32::INFINITY.to_bits() {
+                scales[lane] = f32::NAN;
+            } else if amax != 0 {
+                let scale = match self.format.scale_rule {
+                    ScaleRule::Mse => {
+                        let column: Vec<f32> = block.iter().map(|row| row[lane]).collect();
+                        ScaleRule::Mse.scale(&column, self.format.element)
+                    }
+                    rule => rule.scale_of_max(f32::from_bits(amax), self.format.element),
+                };
+                (scales[lane], inverses[lane]) = (scale.value(), inverse(scale));
+            }
+        }
+        for row in block {
+            for ((x, &inverse), scale) in row.iter_mut().zip(&inverses).zip(&scales) {
+                *x = if scale.is_nan() { 0.0 } else { self.element(*x * inverse) };
+            }
+        }
+        scales
     }
 
     #[inline(always)]
@@ -60,9 +124,7 @@ impl Quantizer {
             ScaleRule::Mse => ScaleRule::Mse.scale(block, self.format.element),
             rule => rule.scale_of_max(f32::from_bits(amax), self.format.element),
         };
-        // 2^-(byte - 127); for byte 254 that is the subnormal 2^-127.
-        let inverse =
-            if scale.0 == 254 { f32::from_bits(1 << 22) } else { f32::from_bits((254 - u32::from(scale.0)) << 23) };
+        let inverse = inverse(scale);
         for x in block.iter_mut() {
             *x = self.element(*x * inverse);
         }
@@ -81,15 +143,22 @@ impl Quantizer {
     }
 }
 
-/// Element values of every code of a format, for decoding by look-up.
-pub(in crate::cpu) fn decode_table(element: ElementFormat) -> [f32; 256] {
-    std::array::from_fn(|code| element.decode(code as u8))
+/// 2^-(byte − 127); for byte 254 that is the subnormal 2^-127.
+#[inline(always)]
+fn inverse(scale: E8M0) -> f32 {
+    if scale.0 == 254 { f32::from_bits(1 << 22) } else { f32::from_bits((254 - u32::from(scale.0)) << 23) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use microscale_formats::quantize_block;
+    use microscale_formats::{ElementFormat, quantize_block};
+
+    /// The lowest bit of an integer, as a number.
+    fn lowest_bit(x: f32) -> f64 {
+        let x = x.abs() as u64;
+        if x == 0 { f64::INFINITY } else { (x & x.wrapping_neg()) as f64 }
+    }
 
     /// Every format and rule, on wild bit patterns: equal to the reference in every value and scale.
     #[test]
@@ -118,17 +187,24 @@ mod tests {
                     }
                     let mut codes = [0; 32];
                     let scale = quantize_block(&block, element, scale_rule, &mut codes);
-                    let (mut values, mut scales) = (block, [0.0]);
+                    let (mut values, mut scales) = (block, [[0.0; 2]]);
                     quantizer.row(&mut values, &mut scales);
+                    let [power, mass] = scales[0];
                     for (i, (&value, &code)) in values.iter().zip(&codes).enumerate() {
                         assert_eq!(value, element.decode(code), "{format:?} {:?} of {block:?}", block[i]);
                     }
                     let zero = block.iter().all(|&x| x == 0.0);
                     assert!(
-                        scales[0].to_bits() == scale.value().to_bits()
-                            || (scale.value().is_nan() && scales[0].is_nan())
+                        power.to_bits() == scale.value().to_bits()
+                            || (scale.value().is_nan() && power.is_nan())
                             || zero
                     );
+                    let unit = values
+                        .iter()
+                        .map(|x| f64::from(unit(element)) * lowest_bit(x / unit(element)))
+                        .fold(f64::INFINITY, f64::min);
+                    let exact = values.iter().map(|x| f64::from(x.abs())).sum::<f64>() / unit;
+                    assert!(mass.is_infinite() || zero || f64::from(mass) >= exact, "{mass} of {values:?}");
                 }
             }
         }

@@ -1,7 +1,11 @@
 #![allow(unsafe_code, reason = "vector intrinsics")]
 
-use super::{LANES, Simd};
 use std::arch::x86_64::*;
+
+use microscale_formats::E8M0;
+
+use super::codes::{self, CodeTable};
+use super::{LANES, Simd};
 
 /// Proof of AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -15,6 +19,7 @@ impl Avx2 {
 
 impl Simd for Avx2 {
     type F32 = [__m256; 2];
+    type Pairs = [__m256i; 2];
     const ROWS: usize = 2;
 
     #[inline(always)]
@@ -36,11 +41,6 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
-        // SAFETY: `self` proves AVX2.
-        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
-    }
-    #[inline(always)]
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         // SAFETY: `self` proves AVX2.
         unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
@@ -49,6 +49,42 @@ impl Simd for Avx2 {
     fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
         // SAFETY: `self` proves FMA.
         unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+    #[inline(always)]
+    fn load_pairs(self, x: &[u32; LANES]) -> Self::Pairs {
+        // SAFETY: `self` proves AVX2; both halves lie within the sixteen words.
+        unsafe { [_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().add(8).cast())] }
+    }
+    #[inline(always)]
+    fn store_pairs(self, x: Self::Pairs, to: &mut [u32; LANES]) {
+        // SAFETY: as in `load_pairs`.
+        unsafe {
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), x[0]);
+            _mm256_storeu_si256(to.as_mut_ptr().add(8).cast(), x[1]);
+        }
+    }
+    #[inline(always)]
+    fn splat_pairs(self, x: u32) -> Self::Pairs {
+        // SAFETY: `self` proves AVX2.
+        unsafe { [_mm256_set1_epi32(x as i32); 2] }
+    }
+    #[inline(always)]
+    fn dot(self, x: Self::Pairs, w: Self::Pairs, sum: Self::F32) -> Self::F32 {
+        // SAFETY: `self` proves AVX2 and FMA.
+        std::array::from_fn(|i| unsafe {
+            let mask = _mm256_set1_epi32(0xFFFF_0000_u32 as i32);
+            let high = |x| _mm256_castsi256_ps(_mm256_and_si256(x, mask));
+            let low = |x| _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+            _mm256_fmadd_ps(low(x[i]), low(w[i]), _mm256_fmadd_ps(high(x[i]), high(w[i]), sum[i]))
+        })
+    }
+    #[inline(always)]
+    fn decode<const BITS: usize>(self, table: &CodeTable, packed: &[u8; 64]) -> [Self::Pairs; 2] {
+        table.decode::<BITS>(packed).map(|pairs| self.load_pairs(&pairs))
+    }
+    #[inline(always)]
+    fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {
+        self.load(&codes::powers(scales))
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {

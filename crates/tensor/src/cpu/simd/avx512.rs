@@ -1,7 +1,11 @@
 #![allow(unsafe_code, reason = "vector intrinsics")]
 
-use super::{LANES, Simd};
 use std::arch::x86_64::*;
+
+use microscale_formats::E8M0;
+
+use super::codes::CodeTable;
+use super::{LANES, Simd};
 
 /// Proof of AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]
@@ -20,6 +24,7 @@ impl Avx512 {
 
 impl Simd for Avx512 {
     type F32 = __m512;
+    type Pairs = __m512i;
     const ROWS: usize = 8;
 
     #[inline(always)]
@@ -38,11 +43,6 @@ impl Simd for Avx512 {
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
     }
     #[inline(always)]
-    fn add(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: `self` proves AVX-512.
-        unsafe { _mm512_add_ps(a, b) }
-    }
-    #[inline(always)]
     fn mul(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_mul_ps(a, b) }
@@ -51,6 +51,47 @@ impl Simd for Avx512 {
     fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn load_pairs(self, x: &[u32; LANES]) -> __m512i {
+        // SAFETY: `self` proves AVX-512; the sixteen words are there.
+        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn store_pairs(self, x: __m512i, to: &mut [u32; LANES]) {
+        // SAFETY: as in `load_pairs`.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
+    }
+    #[inline(always)]
+    fn splat_pairs(self, x: u32) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_set1_epi32(x as i32) }
+    }
+    #[inline(always)]
+    fn dot(self, x: __m512i, w: __m512i, sum: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            let mask = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
+            let high = |x| _mm512_castsi512_ps(_mm512_and_si512(x, mask));
+            let low = |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x));
+            _mm512_fmadd_ps(low(x), low(w), _mm512_fmadd_ps(high(x), high(w), sum))
+        }
+    }
+    #[inline(always)]
+    fn decode<const BITS: usize>(self, table: &CodeTable, packed: &[u8; 64]) -> [__m512i; 2] {
+        table.decode::<BITS>(packed).map(|pairs| self.load_pairs(&pairs))
+    }
+    #[inline(always)]
+    fn powers(self, scales: &[E8M0; LANES]) -> __m512 {
+        // SAFETY: `self` proves AVX-512; a scale is one byte.
+        unsafe {
+            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(scales.as_ptr().cast()));
+            let powers = _mm512_slli_epi32::<23>(bytes);
+            let smallest = _mm512_cmpeq_epi32_mask(bytes, _mm512_setzero_si512());
+            let powers = _mm512_mask_mov_epi32(powers, smallest, _mm512_set1_epi32(1 << 22));
+            let nan = _mm512_cmpeq_epi32_mask(bytes, _mm512_set1_epi32(255));
+            _mm512_castsi512_ps(_mm512_mask_mov_epi32(powers, nan, _mm512_set1_epi32(0x7FC0_0000)))
+        }
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {

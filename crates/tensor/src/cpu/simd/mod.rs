@@ -4,17 +4,24 @@
 //! instructions. The lane count is fixed, so every instruction set performs the same operations in the same order
 //! and returns the same bits. All of the crate's `unsafe` is in this folder.
 
+pub(in crate::cpu) mod codes;
 mod scalar;
+pub(in crate::cpu) mod tiles;
 cfg_select! {
     target_arch = "x86_64" => {
         mod avx2;
         mod avx512;
+        mod avx512bf16;
     }
     target_arch = "aarch64" => { mod neon; }
     _ => {}
 }
 
 use std::fmt;
+
+use microscale_formats::E8M0;
+
+use codes::CodeTable;
 
 /// Lanes of [`Simd::F32`].
 pub(crate) const LANES: usize = 16;
@@ -23,16 +30,30 @@ pub(crate) const LANES: usize = 16;
 pub(crate) trait Simd: Copy + Send + Sync {
     /// Sixteen `f32` lanes.
     type F32: Copy;
+    /// Sixteen lanes of two bf16 values each: an even element in the low half, the odd one after it in the high half.
+    type Pairs: Copy;
     /// Rows of a product tile whose 2 × 16 accumulators fit the registers.
     const ROWS: usize;
 
     fn splat(self, x: f32) -> Self::F32;
     fn load(self, x: &[f32; LANES]) -> Self::F32;
     fn store(self, x: Self::F32, to: &mut [f32; LANES]);
-    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+
+    fn load_pairs(self, x: &[u32; LANES]) -> Self::Pairs;
+    fn store_pairs(self, x: Self::Pairs, to: &mut [u32; LANES]);
+    fn splat_pairs(self, x: u32) -> Self::Pairs;
+    /// `sum` with the product of the high elements added, then that of the low ones, each rounded once. Neither
+    /// operands nor results may be subnormal: some machines count those as zero.
+    fn dot(self, x: Self::Pairs, w: Self::Pairs, sum: Self::F32) -> Self::F32;
+    /// The values of 64 codes of `BITS` bits, the first of them at the start of `packed`: two pairs along k of 16
+    /// outputs, in the order of [`codes::position`].
+    fn decode<const BITS: usize>(self, table: &CodeTable, packed: &[u8; 64]) -> [Self::Pairs; 2];
+    /// The powers of two that scales stand for.
+    fn powers(self, scales: &[E8M0; LANES]) -> Self::F32;
+
     /// Runs `f` compiled for this instruction set: what is inlined into it may use (and be vectorized with) all of it.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
 }
@@ -48,6 +69,12 @@ pub enum Isa {
     /// x86-64 AVX-512 (F, BW, DQ, VL).
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512 with VBMI and BF16, whose dot product of pairs was found to add as the canonical order asks.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    /// The same with AMX tiles, for products whose sums are exact in any order.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// Arm NEON.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -58,9 +85,11 @@ impl Isa {
     pub fn available() -> Vec<Isa> {
         let mut isas = vec![Isa::Scalar];
         #[cfg(target_arch = "x86_64")]
-        isas.extend([Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| match isa {
+        isas.extend([Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx].into_iter().filter(|isa| match isa {
             Isa::Avx2 => avx2::Avx2::detect().is_some(),
-            _ => avx512::Avx512::detect().is_some(),
+            Isa::Avx512 => avx512::Avx512::detect().is_some(),
+            Isa::Avx512Bf16 => avx512bf16::Avx512Bf16::detect().is_some(),
+            _ => avx512bf16::Avx512Bf16::detect().is_some() && tiles::Tiles::detect().is_some(),
         }));
         #[cfg(target_arch = "aarch64")]
         isas.push(Isa::Neon);
@@ -80,8 +109,21 @@ impl Isa {
             Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => "avx512bf16",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => "neon",
+        }
+    }
+
+    /// Matrix tiles, where this instruction set has them.
+    pub(crate) fn tiles(self) -> Option<tiles::Tiles> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => tiles::Tiles::detect(),
+            _ => None,
         }
     }
 
@@ -139,6 +181,14 @@ macro_rules! dispatch {
                     || $body,
                 )
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Amx => {
+                let $simd = simd::avx512bf16();
+                $simd.vectorize(
+                    #[inline(always)]
+                    || $body,
+                )
+            }
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => {
                 let $simd = simd::neon();
@@ -168,6 +218,13 @@ pub(crate) fn avx2() -> avx2::Avx2 {
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn avx512() -> avx512::Avx512 {
     avx512::Avx512::detect().expect("Isa::Avx512 on a CPU without it: take an Isa from Isa::available()")
+}
+
+/// # Panics
+/// Without AVX-512 BF16, likewise.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn avx512bf16() -> avx512bf16::Avx512Bf16 {
+    avx512bf16::Avx512Bf16::detect().expect("Isa::Avx512Bf16 on a CPU without it: take an Isa from Isa::available()")
 }
 
 #[cfg(target_arch = "aarch64")]

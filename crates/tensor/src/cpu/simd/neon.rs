@@ -1,8 +1,12 @@
 #![allow(unsafe_code, reason = "vector intrinsics")]
 
-use super::{LANES, Simd};
 use std::arch::aarch64::*;
 use std::array::from_fn;
+
+use microscale_formats::E8M0;
+
+use super::codes::{self, CodeTable};
+use super::{LANES, Simd};
 
 /// Proof of NEON, which every AArch64 CPU has.
 #[derive(Clone, Copy)]
@@ -16,6 +20,7 @@ impl Neon {
 
 impl Simd for Neon {
     type F32 = [float32x4_t; 4];
+    type Pairs = [uint32x4_t; 4];
     const ROWS: usize = 2;
 
     #[inline(always)]
@@ -36,11 +41,6 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
-    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
-        // SAFETY: AArch64 has NEON.
-        from_fn(|i| unsafe { vaddq_f32(a[i], b[i]) })
-    }
-    #[inline(always)]
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         // SAFETY: AArch64 has NEON.
         from_fn(|i| unsafe { vmulq_f32(a[i], b[i]) })
@@ -49,6 +49,40 @@ impl Simd for Neon {
     fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
         // SAFETY: AArch64 has NEON.
         from_fn(|i| unsafe { vfmaq_f32(c[i], a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn load_pairs(self, x: &[u32; LANES]) -> Self::Pairs {
+        // SAFETY: AArch64 has NEON; the four quarters lie within the sixteen words.
+        from_fn(|i| unsafe { vld1q_u32(x.as_ptr().add(4 * i)) })
+    }
+    #[inline(always)]
+    fn store_pairs(self, x: Self::Pairs, to: &mut [u32; LANES]) {
+        for (i, quarter) in x.into_iter().enumerate() {
+            // SAFETY: as in `load_pairs`.
+            unsafe { vst1q_u32(to.as_mut_ptr().add(4 * i), quarter) }
+        }
+    }
+    #[inline(always)]
+    fn splat_pairs(self, x: u32) -> Self::Pairs {
+        // SAFETY: AArch64 has NEON.
+        unsafe { [vdupq_n_u32(x); 4] }
+    }
+    #[inline(always)]
+    fn dot(self, x: Self::Pairs, w: Self::Pairs, sum: Self::F32) -> Self::F32 {
+        // SAFETY: AArch64 has NEON.
+        from_fn(|i| unsafe {
+            let high = |x| vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xFFFF_0000)));
+            let low = |x| vreinterpretq_f32_u32(vshlq_n_u32::<16>(x));
+            vfmaq_f32(vfmaq_f32(sum[i], high(x[i]), high(w[i])), low(x[i]), low(w[i]))
+        })
+    }
+    #[inline(always)]
+    fn decode<const BITS: usize>(self, table: &CodeTable, packed: &[u8; 64]) -> [Self::Pairs; 2] {
+        table.decode::<BITS>(packed).map(|pairs| self.load_pairs(&pairs))
+    }
+    #[inline(always)]
+    fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {
+        self.load(&codes::powers(scales))
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {

@@ -1,0 +1,35 @@
+#![allow(unsafe_code, reason = "tile instructions")]
+//! Matrix tiles (AMX): 16 × 16 sums of 16 pairs each in one instruction.
+//!
+//! Their order of additions is not the canonical one, so they serve only where every partial sum is exact.
+
+use super::LANES;
+
+/// One operand of a tile product: sixteen rows of sixteen pairs, or sixteen pairs of sixteen outputs.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Step(pub(crate) [[u32; LANES]; LANES]);
+
+impl Step {
+    pub(crate) const ZERO: Step = Step([[0; LANES]; LANES]);
+}
+
+/// The sums of a tile: sixteen rows of sixteen outputs.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Sums(pub(crate) [[f32; LANES]; LANES]);
+
+impl Sums {
+    pub(crate) const ZERO: Sums = Sums([[0.0; LANES]; LANES]);
+}
+
+cfg_select! {
+    all(target_arch = "x86_64", target_os = "linux") => {
+        mod amx;
+        pub(crate) use amx::{Configured, Tiles};
+    }
+    _ => {
+        mod none;
+        pub(crate) use none::{Configured, Tiles};
+    }
+}
