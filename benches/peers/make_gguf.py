@@ -67,7 +67,7 @@ def add_tokenizer(writer):
     space = tokens[ord(" ")]
     tokens.append(space + "a")  # the one merge: a file without any is refused
     tokens += [f"<|dummy_{i}|>" for i in range(len(tokens), VOCABULARY)]
-    types = [gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.UNUSED] * (VOCABULARY - 257)
+    types = [gguf.TokenType.NORMAL] * VOCABULARY
     types[BOS] = types[EOS] = gguf.TokenType.CONTROL
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe")

@@ -38,6 +38,14 @@ source=$package/vendor/llama.cpp
 # The vendored tree has no history; the package's change log names the commit, newest first.
 commit=$(grep -o -m1 'llama\.cpp@[0-9a-f]*' "$package/CHANGELOG.md" | cut -d@ -f2)
 
+# GCC 12.2's _tile_loadconfig tells the optimizer of the first 8 of 64 bytes only; the stores to the others are dropped,
+# and the AMX code dies of a general protection fault at once (llama.cpp's issue 20824). A barrier keeps them.
+amx=$source/ggml/src/ggml-cpu/amx/mmq.cpp
+if ! grep -q '"" ::: "memory"' "$amx"; then
+    sed -i 's|^ *_tile_loadconfig(&tc);|    __asm__ volatile("" ::: "memory");\n&|' "$amx"
+    grep -q '"" ::: "memory"' "$amx" || echo "no call of _tile_loadconfig found in $amx: check that AMX works" >&2
+fi
+
 # The server is left out, since its build would download a web page; so are the downloads of models.
 cmake -S "$source" -B "$directory" -G Ninja -DCMAKE_BUILD_TYPE=Release "${flags[@]}" \
     -DLLAMA_BUILD_COMMIT="$commit" -DLLAMA_BUILD_NUMBER=0 \

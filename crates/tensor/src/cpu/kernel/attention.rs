@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::bf16::{floats, round, rounded};
 use super::cache::{Cache, Head, Values};
 use super::linear::FEW;
-use super::operand::Tile;
+use super::operand::{Row, Tile};
 use super::product::{Order, PANEL, STEP, TILE, Totals, WPanel, XTile, multiply, multiply_tiles};
 use super::rows::softmax;
 use crate::cpu::simd::tiles::{Configured, Tiles};
@@ -110,6 +110,7 @@ struct Task<'a> {
 /// Buffers that one tile after another uses.
 #[derive(Default)]
 struct Workspace {
+    row: Row,
     queries: Tile,
     /// Scores, then attention weights: a row of `stride` per query.
     scores: Vec<f32>,
@@ -146,8 +147,10 @@ impl Task<'_> {
             let tokens = [first / group, (first + rows - 1) / group].map(|t| self.position + t);
             let queries = Queries { first, rows, tokens };
             w.queries.fill(
-                (rows, dim),
+                [rows, TILE],
+                dim,
                 self.a.query,
+                &mut w.row,
                 #[inline(always)]
                 |r, to| {
                     let head = self.kv_head * group + (first + r) % group;
@@ -182,7 +185,8 @@ impl Task<'_> {
         let seen = queries.tokens[1] + 1;
         for pair in 0..seen.div_ceil(2 * PANEL) {
             let last = (2 * pair + 1).min(self.tokens.div_ceil(PANEL) - 1);
-            let totals = product.of(simd, &[keys.panel(2 * pair), keys.panel(last)], queries.rows, 0..keys.dim);
+            let totals =
+                product.of(simd, &[keys.panel(2 * pair), keys.panel(last)], queries.rows, 0..product.even(keys.dim));
             for (row, totals) in w.scores.chunks_exact_mut(w.stride).zip(&totals[..queries.rows]) {
                 for (to, &total) in row[pair * 2 * PANEL..][..2 * PANEL].iter_mut().zip(totals.as_flattened()) {
                     *to = rounded(rounded(total) / root);
@@ -208,10 +212,12 @@ impl Task<'_> {
     ) {
         let (dim, values) = (self.a.keys_values.head_dim, &self.head.values);
         let seen = queries.tokens[1] + 1;
-        let Workspace { scores, stride, weights, .. } = w;
+        let Workspace { scores, stride, weights, row, .. } = w;
         weights.fill(
-            (queries.rows, seen),
+            [queries.rows, TILE],
+            seen,
             self.a.weights,
+            row,
             #[inline(always)]
             |r, to| to.copy_from_slice(&scores[r * *stride..][..seen]),
         );
@@ -220,16 +226,25 @@ impl Task<'_> {
         let together = self.shared_tokens(queries, product.order.chunk);
         let own = self.own_blocks(queries, together);
         let panels = dim.div_ceil(PANEL);
+        // Past the last token weights are zero.
+        let whole = |end| if values.finite { product.even(end) } else { end };
         for pair in 0..panels.div_ceil(2) {
             let which = [2 * pair, (2 * pair + 1).min(panels - 1)];
-            let mut totals = product.of(simd, &which.map(|p| values.panel(p)), queries.rows, 0..together);
+            let mut totals = product.of(simd, &which.map(|p| values.panel(p)), queries.rows, 0..whole(together));
             for OwnBlock { rows, start, end, block } in &own {
                 let w = which.map(|p| values.panel(p));
-                multiply(simd, &x, &w, product.order, (together..*start, rows.clone()), &mut totals);
+                multiply(simd, &x, &w, product.order, (together..whole(*start), rows.clone()), &mut totals);
                 if let Some(block) = block {
                     let order = Order::new(product.order.chunk, x.extent, block.extent);
                     let w = which.map(|p| block.panel(p));
-                    multiply(simd, &x, &w, order, (*start..*end, rows.clone()), &mut totals);
+                    multiply(
+                        simd,
+                        &x,
+                        &w,
+                        order,
+                        (*start..if block.finite { product.even(*end) } else { *end }, rows.clone()),
+                        &mut totals,
+                    );
                 }
             }
             let features = pair * 2 * PANEL..dim.min((pair + 1) * 2 * PANEL);
@@ -327,6 +342,12 @@ impl<'a> Product<'a> {
         let order = Order::new(chunk, x.extent, w);
         let both = formats.iter().all(Option::is_some);
         Product { x, order, configured: configured.filter(|_| both && order.is_fast() && chunk == STEP) }
+    }
+
+    /// `end`, or one more where that completes a pair of the same chunk.
+    #[inline(always)]
+    fn even(&self, end: usize) -> usize {
+        if self.order.chunk.is_multiple_of(2) { end.next_multiple_of(2) } else { end }
     }
 
     /// The totals over `span`, which begins with 0.

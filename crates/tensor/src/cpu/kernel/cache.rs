@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::bf16::floats;
-use super::panels::ratio;
+use super::panels::{ZERO, ratio};
 use super::product::{Extent, PANEL, STEP, Scales, WPanel};
 use super::quantize::Quantizer;
 use crate::cpu::simd::LANES;
@@ -104,7 +104,7 @@ impl Keys {
         let steps = self.dim.div_ceil(STEP);
         let blocks = self.format.map_or(0, |f| self.dim.div_ceil(f.block_size));
         let panels = (first + count).div_ceil(PANEL);
-        self.steps.resize(panels * steps, Step::ZERO);
+        self.steps.resize(panels * steps, ZERO);
         self.powers.resize(panels * blocks, [1.0; PANEL]);
         let quantizer = self.format.map(Quantizer::new);
         let mut row = vec![0f32; steps * STEP];
@@ -121,8 +121,8 @@ impl Keys {
                 self.extent = self.extent.join(Extent::of_values(row[..self.dim].iter().copied()));
             }
             for (step, values) in self.steps[panel * steps..].iter_mut().zip(row.as_chunks::<STEP>().0) {
-                for (pairs, [low, high]) in step.0.iter_mut().zip(values.as_chunks::<2>().0) {
-                    pairs[lane] = low.to_bits() >> 16 | high.to_bits() & 0xFFFF_0000;
+                for (pairs, [low, high]) in step.iter_mut().zip(values.as_chunks::<2>().0) {
+                    pairs.0[lane] = low.to_bits() >> 16 | high.to_bits() & 0xFFFF_0000;
                 }
             }
         }
@@ -182,7 +182,7 @@ impl Values {
     pub(in crate::cpu) fn lay<'a>(&mut self, tokens: Range<usize>, value: impl Fn(usize) -> &'a [bf16]) {
         let panels = self.dim.div_ceil(PANEL);
         let quantizer = self.format.map(Quantizer::new);
-        self.steps.resize((tokens.end.div_ceil(STEP) - self.first_step) * panels, Step::ZERO);
+        self.steps.resize((tokens.end.div_ceil(STEP) - self.first_step) * panels, ZERO);
         let mut block = vec![[0f32; LANES]; tokens.len()];
         for panel in 0..panels {
             let features = panel * PANEL..self.dim.min((panel + 1) * PANEL);
@@ -204,7 +204,7 @@ impl Values {
             }
             for (token, values) in tokens.clone().zip(&block) {
                 let step = &mut self.steps[(token / STEP - self.first_step) * panels + panel];
-                let pairs = &mut step.0[token % STEP / 2];
+                let pairs = &mut step[token % STEP / 2].0;
                 for (pair, value) in pairs.iter_mut().zip(values) {
                     *pair = match token % 2 {
                         0 => *pair & 0xFFFF_0000 | value.to_bits() >> 16,

@@ -1,14 +1,15 @@
 //! x · wᵀ + bias over all tiles of rows and panels of outputs.
 
 use half::bf16;
+use microscale_formats::E8M0;
 use rayon::prelude::*;
 
 use super::bf16::round;
 use super::operand::Operand;
-use super::panels::{Packed, Panels, Scratch, quad};
+use super::panels::{Panels, Scratch, quad};
 use super::product::{Order, PANEL, STEP, TILE, Totals, WPanel, XTile, multiply, multiply_tiles};
 use crate::Matrix;
-use crate::cpu::simd::tiles::Configured;
+use crate::cpu::simd::tiles::{Configured, Step};
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
 use crate::reference::PLAIN_CHUNK;
 
@@ -22,14 +23,12 @@ const TILES_RATIO: f32 = 4096.0;
 pub(in crate::cpu) fn linear(isa: Isa, x: &Operand, w: &Panels, bias: Option<&[bf16]>) -> Matrix {
     assert_eq!(x.k, w.k, "operand and weight have the same inner length");
     assert!(bias.is_none_or(|b| b.len() == w.outputs), "one bias per output");
-    let chunk = [x.format.map(|f| f.block_size), w.block_size()].into_iter().flatten().min().unwrap_or(PLAIN_CHUNK);
+    let chunk = [x.block_size(), w.block_size()].into_iter().flatten().min().unwrap_or(PLAIN_CHUNK);
     let tiles: Vec<(XTile<'_>, Order)> =
         x.tiles().map(|tile| (tile, Order::new(chunk, tile.extent, w.extent))).collect();
     let product = Product { rows: x.rows, k: x.k, tiles, w, bias };
-    if let (true, Some(packed)) =
-        (x.rows <= FEW && chunk.is_multiple_of(4) && product.tiles[0].1.is_fast(), w.as_packed())
-    {
-        return product.streamed(isa, packed, chunk);
+    if x.rows <= FEW && chunk.is_multiple_of(4) && product.tiles[0].1.is_fast() {
+        return product.streamed(isa, chunk);
     }
     product.tiled(isa)
 }
@@ -93,8 +92,8 @@ impl Product<'_> {
         pair: usize,
         columns: &mut [[bf16; 2 * PANEL]],
     ) {
-        let biases: [[f32; PANEL]; 2] = std::array::from_fn(|p| self.biases(2 * pair + p));
-        let steps = self.k.div_ceil(STEP);
+        let biases = [self.biases(2 * pair), self.biases(2 * pair + 1)];
+        let (steps, chunk) = (self.k.div_ceil(STEP), self.tiles[0].1.chunk);
         for (tiles, columns) in self.tiles.chunks(2).zip(columns.chunks_mut(2 * TILE)) {
             let mut totals = [[[[0.0; PANEL]; 2]; TILE]; 2];
             match (configured, tiles) {
@@ -108,7 +107,8 @@ impl Product<'_> {
                 }
                 _ => {
                     for (((tile, order), totals), rows) in tiles.iter().zip(&mut totals).zip(columns.chunks(TILE)) {
-                        multiply(simd, tile, w, *order, (0..self.k, 0..rows.len()), totals);
+                        let k = if chunk.is_multiple_of(2) { self.k.next_multiple_of(2) } else { self.k };
+                        multiply(simd, tile, w, *order, (0..k, 0..rows.len()), totals);
                     }
                 }
             }
@@ -119,50 +119,55 @@ impl Product<'_> {
     }
 
     /// A few rows, decoding on the way.
-    fn streamed(&self, isa: Isa, packed: &Packed, chunk: usize) -> Matrix {
-        let rows = self.rows.next_power_of_two();
+    fn streamed(&self, isa: Isa, chunk: usize) -> Matrix {
         // [panel][row]
-        let mut columns = vec![[bf16::ZERO; PANEL]; self.w.count() * rows];
+        let mut columns = vec![[bf16::ZERO; PANEL]; self.w.count() * self.rows];
         let least = (16384 / self.k).max(1);
-        columns.par_chunks_mut(STREAMS * rows).with_min_len(least).enumerate().for_each(|(i, columns)| {
+        columns.par_chunks_mut(STREAMS * self.rows).with_min_len(least).enumerate().for_each(|(i, columns)| {
             dispatch!(isa, simd => {
-                let panel = i * STREAMS;
-                match packed.bits {
-                    4 => self.stream_rows::<_, 4>(simd, packed, (panel, chunk), columns),
-                    6 => self.stream_rows::<_, 6>(simd, packed, (panel, chunk), columns),
-                    _ => self.stream_rows::<_, 8>(simd, packed, (panel, chunk), columns),
+                let stream = Stream { x: &self.tiles[0].0, w: self.w, k: self.k, chunk };
+                match self.w.as_packed().map(|p| p.bits) {
+                    None => self.stream::<_, 16>(simd, &stream, i * STREAMS, columns),
+                    Some(4) => self.stream::<_, 4>(simd, &stream, i * STREAMS, columns),
+                    Some(6) => self.stream::<_, 6>(simd, &stream, i * STREAMS, columns),
+                    Some(_) => self.stream::<_, 8>(simd, &stream, i * STREAMS, columns),
                 }
             });
         });
+        if self.rows == 1 {
+            let mut values = columns.into_flattened();
+            values.truncate(self.w.outputs);
+            return Matrix::new(1, self.w.outputs, values);
+        }
         let mut out = Matrix::zeros(self.rows, self.w.outputs);
         for r in 0..self.rows {
-            for (to, columns) in out.row_mut(r).chunks_mut(PANEL).zip(columns.chunks_exact(rows)) {
+            for (to, columns) in out.row_mut(r).chunks_mut(PANEL).zip(columns.chunks_exact(self.rows)) {
                 to.copy_from_slice(&columns[r][..to.len()]);
             }
         }
         out
     }
 
+    /// The panels from `first` on that `columns` has room for.
     #[inline(always)]
-    fn stream_rows<S: Simd, const BITS: usize>(
+    fn stream<S: Simd, const BITS: usize>(
         &self,
         simd: S,
-        packed: &Packed,
-        (panel, chunk): (usize, usize),
+        stream: &Stream<'_>,
+        first: usize,
         columns: &mut [[bf16; PANEL]],
     ) {
-        let x = &self.tiles[0].0;
-        let stream = Stream { x, packed, k: self.k, chunk };
-        match self.rows.next_power_of_two() {
+        match self.rows {
             1 if columns.len() == STREAMS => {
-                let totals = stream.totals::<S, BITS, 1, STREAMS>(simd, panel);
-                for (p, to) in columns.iter_mut().enumerate() {
-                    finish(&[totals[0][p]], &[self.biases(panel + p)], std::slice::from_mut(to));
+                let totals = stream.totals::<S, BITS, 1, STREAMS>(simd, first);
+                for p in 0..STREAMS {
+                    finish(&[totals[0][p]], &[self.biases(first + p)], &mut columns[p..=p]);
                 }
             }
-            1 => self.stream_panels::<S, BITS, 1>(simd, &stream, panel, columns),
-            2 => self.stream_panels::<S, BITS, 2>(simd, &stream, panel, columns),
-            _ => self.stream_panels::<S, BITS, 4>(simd, &stream, panel, columns),
+            1 => self.stream_panels::<S, BITS, 1>(simd, stream, first, columns),
+            2 => self.stream_panels::<S, BITS, 2>(simd, stream, first, columns),
+            3 => self.stream_panels::<S, BITS, 3>(simd, stream, first, columns),
+            _ => self.stream_panels::<S, BITS, 4>(simd, stream, first, columns),
         }
     }
 
@@ -178,8 +183,8 @@ impl Product<'_> {
         for (p, columns) in columns.as_chunks_mut::<R>().0.iter_mut().enumerate() {
             let totals = stream.totals::<S, BITS, R, 1>(simd, first + p);
             let biases = [self.biases(first + p)];
-            for (totals, to) in totals.iter().zip(columns) {
-                finish(totals, &biases, std::slice::from_mut(to));
+            for r in 0..R {
+                finish(&totals[r], &biases, &mut columns[r..=r]);
             }
         }
     }
@@ -205,53 +210,70 @@ fn finish(totals: &[[f32; PANEL]], biases: &[[f32; PANEL]], to: &mut [[bf16; PAN
     }
 }
 
-/// A few rows times packed panels.
+/// A few rows times panels that are decoded on the way.
 struct Stream<'a> {
     x: &'a XTile<'a>,
-    packed: &'a Packed,
+    w: &'a Panels,
     k: usize,
     chunk: usize,
 }
 
 impl Stream<'_> {
-    /// The totals of `R` rows by `P` panels from `panel` on.
+    /// The totals of `R` rows by `P` panels from `panel` on, of codes of `BITS` bits or plain bf16.
     #[inline(always)]
     fn totals<S: Simd, const BITS: usize, const R: usize, const P: usize>(
         &self,
         simd: S,
         panel: usize,
     ) -> [[[f32; PANEL]; P]; R] {
-        let codes: [&[u8]; P] = std::array::from_fn(|p| self.packed.codes(panel + p));
-        let scales: [&[[microscale_formats::E8M0; PANEL]]; P] = std::array::from_fn(|p| self.packed.scales(panel + p));
+        let mut plain: [&[Step]; P] = [&[]; P];
+        let (mut codes, mut scales): ([&[u8]; P], [&[[E8M0; PANEL]]; P]) = ([&[]; P], [&[]; P]);
+        let packed = self.w.as_packed();
+        for p in 0..P {
+            if let Some(packed) = packed {
+                (codes[p], scales[p]) = (packed.codes(panel + p), packed.scales(panel + p));
+            }
+            plain[p] = self.w.plain_steps(panel + p).unwrap_or(&[]);
+        }
         let mut totals = [[simd.splat(0.0); P]; R];
         for start in (0..self.k).step_by(self.chunk) {
             let end = (start + self.chunk).min(self.k);
             let mut sums = [[simd.splat(0.0); P]; R];
+            // Four elements at a time; beyond k both sides are zero.
             for index in start / 4..end.div_ceil(4) {
-                let step = &self.x.steps[index / (STEP / 4)].0;
-                let pair = index * 2 % LANES;
+                let (step, pair) = (index / (STEP / 4), index * 2 % LANES);
                 for p in 0..P {
-                    let w = simd.decode::<BITS>(&self.packed.table, quad::<BITS>(codes[p], index));
-                    for (sums, x) in sums.iter_mut().zip(step) {
-                        let sum = simd.dot(simd.splat_pairs(x[pair]), w[0], sums[p]);
-                        sums[p] = simd.dot(simd.splat_pairs(x[pair + 1]), w[1], sum);
+                    let w = match packed {
+                        Some(packed) => simd.decode::<BITS>(&packed.table, quad::<BITS>(codes[p], index)),
+                        None => {
+                            let pairs = &plain[p][step];
+                            [simd.load_pairs(&pairs[pair].0), simd.load_pairs(&pairs[pair + 1].0)]
+                        }
+                    };
+                    for r in 0..R {
+                        let x = self.x.row(step, r);
+                        let sum = simd.dot(simd.splat_pairs(x[pair]), w[0], sums[r][p]);
+                        sums[r][p] = simd.dot(simd.splat_pairs(x[pair + 1]), w[1], sum);
                     }
                 }
             }
             for p in 0..P {
-                let w = simd.powers(&scales[p][start / self.packed.block_size]);
-                for (r, (totals, sums)) in totals.iter_mut().zip(&sums).enumerate() {
-                    let x = simd.splat(self.x.scales.map_or(1.0, |s| s.powers[start / s.block_size][r]));
-                    totals[p] = simd.fma(sums[p], simd.mul(w, x), totals[p]);
+                let w = match packed {
+                    Some(packed) => simd.powers(&scales[p][start / packed.block_size]),
+                    None => simd.splat(1.0),
+                };
+                for r in 0..R {
+                    let power = simd.mul(w, simd.splat(self.x.power(start, r)));
+                    totals[r][p] = simd.fma(sums[r][p], power, totals[r][p]);
                 }
             }
         }
-        totals.map(|totals| {
-            totals.map(|total| {
-                let mut lanes = [0.0; PANEL];
-                simd.store(total, &mut lanes);
-                lanes
-            })
-        })
+        let mut lanes = [[[0.0; PANEL]; P]; R];
+        for r in 0..R {
+            for p in 0..P {
+                simd.store(totals[r][p], &mut lanes[r][p]);
+            }
+        }
+        lanes
     }
 }

@@ -3,9 +3,10 @@
 use rayon::prelude::*;
 
 use super::bf16::floats;
+use super::linear::FEW;
 use super::product::{Extent, STEP, Scales, TILE, XTile};
 use super::quantize::Quantizer;
-use crate::cpu::simd::tiles::Step;
+use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{Isa, LANES, dispatch};
 use crate::{BlockFormat, Matrix};
 
@@ -14,19 +15,28 @@ use crate::{BlockFormat, Matrix};
 pub struct Operand {
     pub(in crate::cpu) rows: usize,
     pub(in crate::cpu) k: usize,
-    pub(in crate::cpu) format: Option<BlockFormat>,
+    format: Option<BlockFormat>,
     tiles: Vec<Tile>,
 }
 
-/// Sixteen rows of an operand, those beyond the last zero.
+/// Up to sixteen rows of an operand.
 #[derive(Clone, Debug, Default)]
 pub(in crate::cpu) struct Tile {
-    steps: Vec<Step>,
+    /// `[step][row]`.
+    lanes: Vec<Lanes>,
+    stride: usize,
+    /// `[block]`, those of rows beyond the last 1 and 0.
     powers: Vec<[f32; TILE]>,
     mass: Vec<[f32; TILE]>,
     extent: Option<Extent>,
-    row: Vec<f32>,
-    row_blocks: Vec<[f32; 2]>,
+}
+
+/// Room for one row.
+#[derive(Default)]
+pub(in crate::cpu) struct Row {
+    values: Vec<f32>,
+    /// Scale and mass of each block.
+    blocks: Vec<[f32; 2]>,
 }
 
 impl Operand {
@@ -34,19 +44,23 @@ impl Operand {
         let (rows, k) = (x.rows(), x.columns());
         let tiles = (0..rows.div_ceil(TILE))
             .into_par_iter()
-            .with_min_len((4096 / (k * TILE)).max(1))
-            .map(|tile| {
-                let rows = TILE.min(rows - tile * TILE);
+            .with_min_len((8192 / (k * TILE)).max(1))
+            .map_init(Row::default, |room, tile| {
+                let some = TILE.min(rows - tile * TILE);
+                let stride = if rows <= FEW { rows } else { TILE };
                 let mut to = Tile::default();
                 dispatch!(isa, simd => {
                     let _ = simd;
-                    to.fill((rows, k), format, #[inline(always)] |r, to| floats(x.row(tile * TILE + r), to));
+                    to.fill([some, stride], k, format, room, #[inline(always)] |r, to| floats(x.row(tile * TILE + r), to));
                 });
-                to.row = Vec::new();
                 to
             })
             .collect();
         Operand { rows, k, format, tiles }
+    }
+
+    pub(in crate::cpu) fn block_size(&self) -> Option<usize> {
+        self.format.map(|f| f.block_size)
     }
 
     pub(in crate::cpu) fn tiles(&self) -> impl Iterator<Item = XTile<'_>> {
@@ -55,41 +69,47 @@ impl Operand {
 }
 
 impl Tile {
-    /// Quantizes `rows` rows of `k` elements along k, or takes them as they are, in place of what was there;
-    /// `row(r, to)` writes row r.
+    /// Quantizes rows of `k` elements along k, or takes them as they are, in place of what was there; `row(r, to)`
+    /// writes row r. There is room for `stride` rows, of which those beyond `rows` become zero.
     #[inline(always)]
     pub(in crate::cpu) fn fill(
         &mut self,
-        (rows, k): (usize, usize),
+        [rows, stride]: [usize; 2],
+        k: usize,
         format: Option<BlockFormat>,
+        room: &mut Row,
         row: impl Fn(usize, &mut [f32]),
     ) {
         let quantizer = format.map(Quantizer::new);
-        let blocks = format.map_or(0, |f| k.div_ceil(f.block_size));
-        self.steps.clear();
-        self.steps.resize(k.div_ceil(STEP), Step::ZERO);
-        self.powers.clear();
+        let (steps, blocks) = (k.div_ceil(STEP), format.map_or(0, |f| k.div_ceil(f.block_size)));
+        self.stride = stride;
+        if rows < stride {
+            self.lanes.clear();
+            self.powers.clear();
+            self.mass.clear();
+        }
+        self.lanes.resize(steps * stride, Lanes::ZERO);
         self.powers.resize(blocks, [1.0; TILE]);
-        self.mass.clear();
         self.mass.resize(blocks, [0.0; TILE]);
-        self.row.clear();
-        self.row.resize(self.steps.len() * STEP, 0.0);
-        self.row_blocks.resize(blocks, [0.0; 2]);
+        room.values.clear();
+        room.values.resize(steps * STEP, 0.0);
+        room.blocks.resize(blocks, [0.0; 2]);
         let mut extent: Option<Extent> = None;
         for r in 0..rows {
-            row(r, &mut self.row[..k]);
+            let values = &mut room.values[..k];
+            row(r, values);
             if let Some(quantizer) = &quantizer {
-                quantizer.row(&mut self.row[..k], &mut self.row_blocks);
-                for (b, [power, mass]) in self.row_blocks.iter().enumerate() {
+                quantizer.row(values, &mut room.blocks);
+                for (b, [power, mass]) in room.blocks.iter().enumerate() {
                     self.powers[b][r] = *power;
                     self.mass[b][r] = *mass;
                 }
             } else {
-                let own = Extent::of_values(self.row[..k].iter().copied());
+                let own = Extent::of_values(values.iter().copied());
                 extent = Some(extent.map_or(own, |e| e.join(own)));
             }
-            for (step, values) in self.steps.iter_mut().zip(self.row.as_chunks::<STEP>().0) {
-                pack_pairs(values, &mut step.0[r]);
+            for (step, values) in room.values.as_chunks::<STEP>().0.iter().enumerate() {
+                pack_pairs(values, &mut self.lanes[step * stride + r].0);
             }
         }
         self.extent = extent.or_else(|| format.map(|f| Extent::of_scales(f.element, &self.powers)));
@@ -97,7 +117,8 @@ impl Tile {
 
     pub(in crate::cpu) fn view(&self, format: Option<BlockFormat>) -> XTile<'_> {
         XTile {
-            steps: &self.steps,
+            lanes: &self.lanes,
+            stride: self.stride,
             scales: format.map(|f| Scales { block_size: f.block_size, powers: &self.powers }),
             mass: &self.mass,
             extent: self.extent.unwrap_or(Extent::of_values([])),
@@ -107,7 +128,7 @@ impl Tile {
 
 /// Values that are bf16, as pairs.
 #[inline(always)]
-pub(in crate::cpu) fn pack_pairs(values: &[f32; STEP], to: &mut [u32; LANES]) {
+fn pack_pairs(values: &[f32; STEP], to: &mut [u32; LANES]) {
     for (to, [low, high]) in to.iter_mut().zip(values.as_chunks::<2>().0) {
         *to = low.to_bits() >> 16 | high.to_bits() & 0xFFFF_0000;
     }

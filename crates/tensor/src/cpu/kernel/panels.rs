@@ -6,12 +6,15 @@ use rayon::prelude::*;
 
 use super::product::{Extent, PANEL, STEP, Scales, WPanel, unit};
 use crate::cpu::simd::codes::{CodeTable, QUAD, position};
-use crate::cpu::simd::tiles::Step;
+use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
 use crate::{Matrix, MxTensor, WeightMatrix};
 
 /// Quads of codes of a step.
 const QUADS: usize = STEP / 4;
+
+/// A step of zeros.
+pub(in crate::cpu) const ZERO: Step = [Lanes::ZERO; LANES];
 
 /// A weight `[outputs, k]`, outputs padded with zeros to whole panels and k to whole steps.
 pub struct Panels {
@@ -51,7 +54,7 @@ impl Panels {
     fn plain(matrix: &Matrix) -> Panels {
         let (outputs, k) = (matrix.rows(), matrix.columns());
         let steps = k.div_ceil(STEP);
-        let mut panels = vec![Step::ZERO; outputs.div_ceil(PANEL) * steps];
+        let mut panels = vec![ZERO; outputs.div_ceil(PANEL) * steps];
         let extent = panels
             .par_chunks_mut(steps)
             .enumerate()
@@ -115,6 +118,16 @@ impl Panels {
         self.as_packed().map(|p| p.block_size)
     }
 
+    /// The steps of a plain panel.
+    #[inline(always)]
+    pub(in crate::cpu) fn plain_steps(&self, panel: usize) -> Option<&[Step]> {
+        let width = self.k.div_ceil(STEP);
+        match &self.storage {
+            Storage::Plain(steps) => Some(&steps[panel * width..][..width]),
+            Storage::Packed(_) => None,
+        }
+    }
+
     pub(in crate::cpu) fn as_packed(&self) -> Option<&Packed> {
         match &self.storage {
             Storage::Plain(_) => None,
@@ -166,12 +179,12 @@ impl Packed {
     #[inline(always)]
     fn decode<S: Simd, const BITS: usize>(&self, simd: S, panel: usize, scratch: &mut Scratch) {
         let codes = self.codes(panel);
-        scratch.steps.resize(self.k.div_ceil(STEP), Step::ZERO);
+        scratch.steps.resize(self.k.div_ceil(STEP), ZERO);
         for (s, step) in scratch.steps.iter_mut().enumerate() {
-            for (q, pairs) in step.0.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            for (q, pairs) in step.as_chunks_mut::<2>().0.iter_mut().enumerate() {
                 let [first, second] = simd.decode::<BITS>(&self.table, quad::<BITS>(codes, s * QUADS + q));
-                simd.store_pairs(first, &mut pairs[0]);
-                simd.store_pairs(second, &mut pairs[1]);
+                simd.store_pairs(first, &mut pairs[0].0);
+                simd.store_pairs(second, &mut pairs[1].0);
             }
         }
         let scales = self.scales(panel);
@@ -199,9 +212,9 @@ pub(in crate::cpu) fn ratio(element: ElementFormat) -> f32 {
 /// Writes a row of bf16 values as the pairs of one output.
 pub(in crate::cpu) fn lay_row(row: &[bf16], output: usize, steps: &mut [Step]) {
     for (step, values) in steps.iter_mut().zip(row.chunks(STEP)) {
-        for (pairs, pair) in step.0.iter_mut().zip(values.chunks(2)) {
+        for (pairs, pair) in step.iter_mut().zip(values.chunks(2)) {
             let [low, high] = [0, 1].map(|i| pair.get(i).map_or(0, |x| u32::from(x.to_bits())));
-            pairs[output] = low | high << 16;
+            pairs.0[output] = low | high << 16;
         }
     }
 }

@@ -17,7 +17,7 @@ use std::ops::Range;
 use microscale_formats::ElementFormat;
 
 use crate::BlockFormat;
-use crate::cpu::simd::tiles::{Configured, Step, Sums};
+use crate::cpu::simd::tiles::{Configured, Lanes, Step, Sums};
 use crate::cpu::simd::{LANES, Simd};
 
 /// Rows of a tile.
@@ -37,10 +37,12 @@ pub(in crate::cpu) struct Scales<'a> {
     pub(in crate::cpu) powers: &'a [[f32; LANES]],
 }
 
-/// Sixteen rows: `steps[k / 32].0[row][k % 32 / 2]`.
+/// Up to sixteen rows: `lanes[k / 32 · stride + row].0[k % 32 / 2]`.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct XTile<'a> {
-    pub(in crate::cpu) steps: &'a [Step],
+    pub(in crate::cpu) lanes: &'a [Lanes],
+    /// Rows there is room for: 16, or as many as there are where those are few.
+    pub(in crate::cpu) stride: usize,
     pub(in crate::cpu) scales: Option<Scales<'a>>,
     /// Per block and row the sum of magnitudes over the largest power of two that divides all of them: no partial
     /// sum of the block is a larger multiple of that power. Empty where nobody asks.
@@ -48,7 +50,7 @@ pub(in crate::cpu) struct XTile<'a> {
     pub(in crate::cpu) extent: Extent,
 }
 
-/// Sixteen outputs: `steps[stride · (k / 32 − first)].0[k % 32 / 2][output]`, scales likewise.
+/// Sixteen outputs: `steps[stride · (k / 32 − first)][k % 32 / 2].0[output]`, scales likewise.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct WPanel<'a> {
     pub(in crate::cpu) steps: &'a [Step],
@@ -59,6 +61,29 @@ pub(in crate::cpu) struct WPanel<'a> {
     pub(in crate::cpu) first: [usize; 2],
     /// The largest magnitude over the smallest, of the format.
     pub(in crate::cpu) ratio: f32,
+}
+
+impl<'a> XTile<'a> {
+    /// The pairs of a row in a step.
+    #[inline(always)]
+    pub(in crate::cpu) fn row(&self, step: usize, row: usize) -> &'a [u32; LANES] {
+        &self.lanes[step * self.stride + row].0
+    }
+
+    /// The scale of a row in the block that holds element `k`.
+    #[inline(always)]
+    pub(in crate::cpu) fn power(&self, k: usize, row: usize) -> f32 {
+        match self.scales {
+            Some(s) => s.powers[k / s.block_size][row],
+            None => 1.0,
+        }
+    }
+
+    /// A step of all sixteen rows.
+    #[inline(always)]
+    fn step(&self, step: usize) -> &'a Step {
+        self.lanes[step * TILE..].first_chunk().expect("a tile has room for sixteen rows")
+    }
 }
 
 impl<'a> WPanel<'a> {
@@ -182,7 +207,7 @@ impl Order {
 }
 
 /// Adds the products of elements `span` of these rows of `x` and of the panels `w` to the totals. `span` begins with
-/// a chunk.
+/// a chunk, and ends with a pair if that is to be fast.
 #[inline(always)]
 pub(in crate::cpu) fn multiply<S: Simd, const P: usize>(
     simd: S,
@@ -192,10 +217,10 @@ pub(in crate::cpu) fn multiply<S: Simd, const P: usize>(
     (span, rows): (Range<usize>, Range<usize>),
     totals: &mut Totals<P>,
 ) {
-    for start in span.clone().step_by(order.chunk) {
+    for start in (span.start..span.end).step_by(order.chunk) {
         let chunk = Chunk { x, w, range: start..(start + order.chunk).min(span.end) };
         if order.way != Way::Vectors || !start.is_multiple_of(2) || !chunk.range.end.is_multiple_of(2) {
-            for row in rows.clone() {
+            for row in rows.start..rows.end {
                 chunk.add_elements(row, order.way == Way::Elements { flush: true }, &mut totals[row]);
             }
             continue;
@@ -205,7 +230,7 @@ pub(in crate::cpu) fn multiply<S: Simd, const P: usize>(
             let some = S::ROWS.min((rows.end - row).next_power_of_two());
             // Rows beyond the last are computed again rather than not at all: the loops have fixed lengths.
             match some {
-                1 => chunk.add_rows::<S, 1>(simd, &std::array::from_fn(|r| row + r), totals),
+                1 => chunk.add_rows::<S, 1>(simd, &[row], totals),
                 2 => chunk.add_rows::<S, 2>(simd, &rows_from(row, rows.end), totals),
                 4 => chunk.add_rows::<S, 4>(simd, &rows_from(row, rows.end), totals),
                 _ => chunk.add_rows::<S, 8>(simd, &rows_from(row, rows.end), totals),
@@ -218,7 +243,11 @@ pub(in crate::cpu) fn multiply<S: Simd, const P: usize>(
 /// `R` rows from `first` on, the last one repeated where there are fewer.
 #[inline(always)]
 fn rows_from<const R: usize>(first: usize, end: usize) -> [usize; R] {
-    std::array::from_fn(|r| (first + r).min(end - 1))
+    let mut rows = [first; R];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = (first + r).min(end - 1);
+    }
+    rows
 }
 
 /// One chunk along k of both sides.
@@ -229,28 +258,22 @@ struct Chunk<'a, const P: usize> {
 }
 
 impl<const P: usize> Chunk<'_, P> {
-    #[inline(always)]
-    fn x_power(&self, row: usize) -> f32 {
-        self.x.scales.map_or(1.0, |s| s.powers[self.range.start / s.block_size][row])
-    }
-
     /// Through vectors, all of these rows (of which some may be the same).
     #[inline(always)]
     fn add_rows<S: Simd, const R: usize>(&self, simd: S, rows: &[usize; R], totals: &mut Totals<P>) {
-        let sums = self.sums(simd, rows);
-        let w: [Option<S::F32>; P] =
-            std::array::from_fn(|p| self.w[p].power(self.range.start).map(|power| simd.load(power)));
+        let mut sums = self.sums(simd, rows);
         // Totals are read before any is written, so that a repeated row is not added twice.
-        let new: [[S::F32; P]; R] = std::array::from_fn(|r| {
-            let x = simd.splat(self.x_power(rows[r]));
-            std::array::from_fn(|p| {
-                let power = w[p].map_or(x, |w| simd.mul(w, x));
-                simd.fma(sums[r][p], power, simd.load(&totals[rows[r]][p]))
-            })
-        });
-        for (new, &row) in new.iter().zip(rows) {
-            for (new, total) in new.iter().zip(&mut totals[row]) {
-                simd.store(*new, total);
+        for p in 0..P {
+            let w = self.w[p].power(self.range.start);
+            let w = simd.load(w.unwrap_or(&[1.0; PANEL]));
+            for r in 0..R {
+                let power = simd.mul(w, simd.splat(self.x.power(self.range.start, rows[r])));
+                sums[r][p] = simd.fma(sums[r][p], power, simd.load(&totals[rows[r]][p]));
+            }
+        }
+        for r in 0..R {
+            for p in 0..P {
+                simd.store(sums[r][p], &mut totals[rows[r]][p]);
             }
         }
     }
@@ -260,12 +283,17 @@ impl<const P: usize> Chunk<'_, P> {
     fn sums<S: Simd, const R: usize>(&self, simd: S, rows: &[usize; R]) -> [[S::F32; P]; R] {
         let mut sums = [[simd.splat(0.0); P]; R];
         let (start, end) = (self.range.start / 2, self.range.end / 2);
+        let mut x = [&[0; LANES]; R];
+        let mut w = [self.w[0].step(start / LANES); P];
         for step in start / LANES..end.div_ceil(LANES) {
-            let x = &self.x.steps[step].0;
-            let x: [&[u32; LANES]; R] = rows.map(|row| &x[row]);
-            let w: [&Step; P] = std::array::from_fn(|p| self.w[p].step(step));
+            for r in 0..R {
+                x[r] = self.x.row(step, rows[r]);
+            }
+            for p in 0..P {
+                w[p] = self.w[p].step(step);
+            }
             let pairs = start.max(step * LANES) - step * LANES..end.min((step + 1) * LANES) - step * LANES;
-            if pairs == (0..LANES) {
+            if pairs.len() == LANES {
                 for pair in 0..LANES {
                     add_pair(simd, &x, &w, pair, &mut sums);
                 }
@@ -279,19 +307,20 @@ impl<const P: usize> Chunk<'_, P> {
     }
 
     /// One row, one element after another.
-    #[inline(never)]
+    #[inline(always)]
     fn add_elements(&self, row: usize, flush: bool, totals: &mut [[f32; PANEL]; P]) {
-        let half = |pair: u32, k: usize| f32::from_bits(if k % 2 == 1 { pair & 0xFFFF_0000 } else { pair << 16 });
-        let flushed = |x: f32| if flush && x.abs() < f32::MIN_POSITIVE { 0.0 } else { x };
-        let x_power = f64::from(self.x_power(row));
+        let x_power = f64::from(self.x.power(self.range.start, row));
         for (w, total) in self.w.iter().zip(totals) {
             let mut sums = [0f32; PANEL];
             for first in self.range.clone().step_by(2) {
-                for k in [first + 1, first].into_iter().filter(|&k| k < self.range.end) {
-                    let x = flushed(half(self.x.steps[k / STEP].0[row][k % STEP / 2], k));
-                    let pairs = &w.step(k / STEP).0[k % STEP / 2];
+                for k in [first + 1, first] {
+                    if k >= self.range.end {
+                        continue;
+                    }
+                    let x = half(self.x.row(k / STEP, row)[k % STEP / 2], k, flush);
+                    let pairs = &w.step(k / STEP)[k % STEP / 2].0;
                     for (sum, &pair) in sums.iter_mut().zip(pairs) {
-                        *sum = x.mul_add(flushed(half(pair, k)), *sum);
+                        *sum = x.mul_add(half(pair, k, flush), *sum);
                     }
                 }
             }
@@ -304,6 +333,13 @@ impl<const P: usize> Chunk<'_, P> {
     }
 }
 
+/// The element `k` of a pair, subnormals as zero if asked for.
+#[inline(always)]
+fn half(pair: u32, k: usize, flush: bool) -> f32 {
+    let x = f32::from_bits(if k % 2 == 1 { pair & 0xFFFF_0000 } else { pair << 16 });
+    if flush && x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
+}
+
 #[inline(always)]
 fn add_pair<S: Simd, const R: usize, const P: usize>(
     simd: S,
@@ -312,11 +348,10 @@ fn add_pair<S: Simd, const R: usize, const P: usize>(
     pair: usize,
     sums: &mut [[S::F32; P]; R],
 ) {
-    let w: [S::Pairs; P] = std::array::from_fn(|p| simd.load_pairs(&w[p].0[pair]));
-    for (sums, x) in sums.iter_mut().zip(x) {
-        let x = simd.splat_pairs(x[pair]);
-        for (sum, w) in sums.iter_mut().zip(w) {
-            *sum = simd.dot(x, w, *sum);
+    for r in 0..R {
+        let x = simd.splat_pairs(x[r][pair]);
+        for p in 0..P {
+            sums[r][p] = simd.dot(x, simd.load_pairs(&w[p][pair].0), sums[r][p]);
         }
     }
 }
@@ -335,19 +370,25 @@ pub(in crate::cpu) fn multiply_tiles<S: Simd, const T: usize>(
     // Integers of f32 are exact up to 2^24.
     let most = (1 << 24) as f32 / w[0].ratio.max(w[1].ratio);
     for step in steps {
+        let k = step * STEP;
         let w_steps = [w[0].step(step), w[1].step(step)];
-        tiles.multiply(x.map(|x| &x.steps[step]), w_steps, &mut sums);
-        let w_powers = [0, 1].map(|p| w[p].power(step * STEP).map_or(simd.splat(1.0), |power| simd.load(power)));
+        let mut x_steps = [x[0].step(step); T];
+        for t in 1..T {
+            x_steps[t] = x[t].step(step);
+        }
+        tiles.multiply(x_steps, w_steps, &mut sums);
+        let w_powers = [w[0].power(k).unwrap_or(&[1.0; PANEL]), w[1].power(k).unwrap_or(&[1.0; PANEL])];
+        let w_powers = [simd.load(w_powers[0]), simd.load(w_powers[1])];
         for t in 0..T {
             let (x, sums, totals) = (x[t], &mut sums[t], &mut totals[t]);
-            let size = x.scales.map_or(STEP, |s| s.block_size);
-            inexact_rows(simd, x, &w_steps, (step, &x.mass[step * STEP / size], most), sums);
-            for (row, total) in totals.iter_mut().enumerate() {
-                let x_power = simd.splat(x.scales.map_or(1.0, |s| s.powers[step * STEP / s.block_size][row]));
+            let block = x.scales.map_or(0, |s| k / s.block_size);
+            inexact_rows(simd, x_steps[t], &w_steps, (&x.mass[block], most), sums);
+            for row in 0..TILE {
+                let x_power = simd.splat(x.power(k, row));
                 for p in 0..2 {
-                    let new =
-                        simd.fma(simd.load(&sums[p].0[row]), simd.mul(w_powers[p], x_power), simd.load(&total[p]));
-                    simd.store(new, &mut total[p]);
+                    let total = &mut totals[row][p];
+                    let power = simd.mul(w_powers[p], x_power);
+                    simd.store(simd.fma(simd.load(&sums[p].0[row]), power, simd.load(total)), total);
                 }
             }
         }
@@ -356,13 +397,7 @@ pub(in crate::cpu) fn multiply_tiles<S: Simd, const T: usize>(
 
 /// Replaces the sums of the rows that are too massive to be exact in any order.
 #[inline(always)]
-fn inexact_rows<S: Simd>(
-    simd: S,
-    x: &XTile<'_>,
-    w: &[&Step; 2],
-    (step, mass, most): (usize, &[f32; TILE], f32),
-    sums: &mut [Sums; 2],
-) {
+fn inexact_rows<S: Simd>(simd: S, x: &Step, w: &[&Step; 2], (mass, most): (&[f32; TILE], f32), sums: &mut [Sums; 2]) {
     let mut inexact: u32 = 0;
     for (row, &mass) in mass.iter().enumerate() {
         inexact |= u32::from(mass > most) << row;
@@ -375,14 +410,14 @@ fn inexact_rows<S: Simd>(
                 inexact &= inexact - 1;
             }
         }
-        let pairs = rows.map(|row| &x.steps[step].0[row]);
+        let pairs = [&x[rows[0]].0, &x[rows[1]].0, &x[rows[2]].0, &x[rows[3]].0];
         let mut new = [[simd.splat(0.0); 2]; 4];
         for pair in 0..LANES {
             add_pair(simd, &pairs, w, pair, &mut new);
         }
-        for (new, row) in new.iter().zip(rows) {
-            simd.store(new[0], &mut sums[0].0[row]);
-            simd.store(new[1], &mut sums[1].0[row]);
+        for r in 0..4 {
+            simd.store(new[r][0], &mut sums[0].0[rows[r]]);
+            simd.store(new[r][1], &mut sums[1].0[rows[r]]);
         }
     }
 }

@@ -5,14 +5,17 @@
 
 use super::LANES;
 
-/// One operand of a tile product: sixteen rows of sixteen pairs, or sixteen pairs of sixteen outputs.
+/// Sixteen pairs: of one row, one after another along k, or one of each of sixteen outputs.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(crate) struct Step(pub(crate) [[u32; LANES]; LANES]);
+pub(crate) struct Lanes(pub(crate) [u32; LANES]);
 
-impl Step {
-    pub(crate) const ZERO: Step = Step([[0; LANES]; LANES]);
+impl Lanes {
+    pub(crate) const ZERO: Lanes = Lanes([0; LANES]);
 }
+
+/// One operand of a tile product: sixteen pairs of each of sixteen rows, or of sixteen outputs.
+pub(crate) type Step = [Lanes; LANES];
 
 /// The sums of a tile: sixteen rows of sixteen outputs.
 #[derive(Clone, Copy)]

@@ -1,0 +1,131 @@
+//! The kernels on matrices of LLaMA-3.2-1B's size. Run with `cargo bench -p microscale-tensor`; a name after `--` picks
+//! some, MICROSCALE_ISA an instruction set, RAYON_NUM_THREADS the threads.
+//!
+//! Throughput: of `prefill` and `attention` in operations (a multiplication or an addition) per second, of `decode`,
+//! `activation` and `weight` in bytes: of packed weights read, and of bf16 taken in.
+
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use half::bf16;
+use microscale_formats::ElementFormat;
+use microscale_tensor::{Attention, Backend, BlockFormat, Cpu, Isa, KeyValueLayout, Matrix, MxTensor, WeightMatrix};
+
+fn main() {
+    divan::main();
+}
+
+/// Weight and activation formats.
+const PAIRS: [[&str; 2]; 8] = [
+    ["bf16", "bf16"],
+    ["fp6_e3m2", "fp8_e4m3"],
+    ["fp6_e3m2", "fp6_e3m2"],
+    ["fp8_e4m3", "fp8_e4m3"],
+    ["fp4_e2m1", "fp8_e4m3"],
+    ["fp4_e2m1", "fp4_e2m1"],
+    ["fp6_e2m3", "fp6_e2m3"],
+    ["int8", "int8"],
+];
+/// Outputs and inputs of gate_proj.
+const SHAPE: [usize; 2] = [8192, 2048];
+
+fn cpu() -> Cpu {
+    let isa = std::env::var("MICROSCALE_ISA").ok().map(|name| Isa::from_name(&name).expect("MICROSCALE_ISA"));
+    Cpu::with_isa(isa.unwrap_or_else(Isa::best))
+}
+
+fn format(name: &str) -> Option<BlockFormat> {
+    ElementFormat::from_name(name).map(BlockFormat::from)
+}
+
+/// Nearly normal values.
+fn random(rows: usize, columns: usize) -> Matrix {
+    let mut state = 0x9E37_79B9_7F4A_7C15u64 ^ (rows * columns) as u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes().iter().map(|&b| f32::from(b)).sum::<f32>() / 209.0 - 4.88
+    };
+    Matrix::new(rows, columns, (0..rows * columns).map(|_| bf16::from_f32(next())).collect())
+}
+
+#[divan::bench(args = PAIRS, sample_count = 20)]
+fn prefill(bencher: Bencher<'_, '_>, [w, x]: [&str; 2]) {
+    linear(bencher, [w, x], 512);
+}
+
+#[divan::bench(args = PAIRS, sample_count = 50)]
+fn decode(bencher: Bencher<'_, '_>, [w, x]: [&str; 2]) {
+    linear(bencher, [w, x], 1);
+}
+
+fn linear(bencher: Bencher<'_, '_>, [w, x]: [&str; 2], rows: usize) {
+    let cpu = cpu();
+    // Several weights, so that one token finds none of them in a cache.
+    let count = if rows == 1 { 24 } else { 1 };
+    let matrix = random(SHAPE[0], SHAPE[1]);
+    let weights: Vec<_> = (0..count).map(|_| cpu.weight(WeightMatrix::new(matrix.clone(), format(w)))).collect();
+    let operand = cpu.operand(&random(rows, SHAPE[1]), format(x));
+    let bits = format(w).map_or(16.0, |f| f64::from(f.element.bits()) + 8.0 / f.block_size as f64);
+    let values = (count * SHAPE[0] * SHAPE[1]) as f64;
+    let bencher = bencher.counter(ItemsCount::new((2.0 * values * rows as f64) as u64));
+    let bencher = if rows == 1 { bencher.counter(BytesCount::new((values * bits / 8.0) as u64)) } else { bencher };
+    bencher.bench_local(|| {
+        for weight in &weights {
+            black_box(cpu.linear(black_box(&operand), weight, None));
+        }
+    });
+}
+
+/// Queries of 32 heads, keys and values of 8, 64 features each: all tokens at once, or one after `tokens` others.
+#[divan::bench(args = [("bf16", 4096, false), ("fp6_e3m2", 4096, false), ("bf16", 4096, true), ("fp6_e3m2", 4096, true)], sample_count = 5)]
+fn attention(bencher: Bencher<'_, '_>, (name, tokens, last): (&str, usize, bool)) {
+    let cpu = cpu();
+    let (heads, kv_heads, head_dim) = (32, 8, 64);
+    let keys_values = KeyValueLayout { heads: kv_heads, head_dim, key: format(name), value: format(name) };
+    let options =
+        Attention { heads, keys_values, query: format(name), weights: format(name), causal_value_blocks: last };
+    let mut cache = cpu.cache(&keys_values);
+    let (k, v) = (random(tokens, kv_heads * head_dim), random(tokens + 1, kv_heads * head_dim));
+    let v = Matrix::new(tokens, kv_heads * head_dim, v.values()[kv_heads * head_dim..].to_vec());
+    cpu.append(&mut [&mut cache], &k, &v, &[0..tokens]);
+    let rows = if last { 1 } else { tokens };
+    let q = random(rows, heads * head_dim);
+    let seen = if last { tokens } else { tokens * (tokens + 1) / 2 };
+    bencher
+        .counter(ItemsCount::new(4 * seen * heads * head_dim))
+        .bench_local(|| black_box(cpu.attention(black_box(&q), &[&cache], &[0..rows], &options)));
+}
+
+const FORMATS: [&str; 6] = ["fp8_e5m2", "fp8_e4m3", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1", "int8"];
+
+/// An activation, to what a product takes.
+#[divan::bench(args = FORMATS, sample_count = 20)]
+fn activation(bencher: Bencher<'_, '_>, name: &str) {
+    let (cpu, x) = (cpu(), random(512, 8192));
+    bencher
+        .counter(BytesCount::new(2 * x.values().len()))
+        .bench_local(|| black_box(cpu.operand(black_box(&x), format(name))));
+}
+
+/// A weight, to packed codes and scales.
+#[divan::bench(args = FORMATS, sample_count = 20)]
+fn weight(bencher: Bencher<'_, '_>, name: &str) {
+    let (x, format) = (random(SHAPE[0], SHAPE[1]), format(name).expect("an element format"));
+    bencher
+        .counter(BytesCount::new(2 * x.values().len()))
+        .bench_local(|| black_box(MxTensor::from_matrix(black_box(&x), format)));
+}
+
+/// What the two above are measured against: a copy of bf16 values, the destination's pages there already.
+#[divan::bench(sample_count = 50)]
+fn copy(bencher: Bencher<'_, '_>) {
+    use rayon::prelude::*;
+    let x = random(SHAPE[0], SHAPE[1]);
+    let mut to = x.clone();
+    bencher.counter(BytesCount::new(2 * x.values().len())).bench_local(|| {
+        let pairs = to.values_mut().par_chunks_mut(1 << 20).zip(x.values().par_chunks(1 << 20));
+        pairs.for_each(|(to, from)| to.copy_from_slice(from));
+        black_box(&mut to);
+    });
+}
