@@ -1,9 +1,10 @@
 //! [`MxTensor`]: packed codes and shared scales, checked once, in the constructor.
 
 use half::{bf16, f16};
-use microscale_formats::{E8M0, dequantize_block, pack, packed_len, quantize_block, unpack};
+use microscale_formats::{E8M0, dequantize_block, packed_len, unpack};
 use rayon::prelude::*;
 
+use crate::cpu::{Isa, Quantizer};
 use crate::{BlockFormat, Error, Matrix};
 
 /// A tensor in an MX format.
@@ -54,17 +55,19 @@ impl MxTensor {
         check("values", shape, rows.count * rows.length, values.len())?;
         let mut codes = vec![0; rows.count * rows.code_bytes];
         let mut scales = vec![E8M0(0); rows.count * rows.blocks];
-        codes.par_chunks_mut(rows.code_bytes).zip(scales.par_chunks_mut(rows.blocks)).enumerate().for_each_init(
-            || (vec![0f32; rows.length], vec![0u8; rows.length]),
-            |(row, unpacked), (i, (codes, scales))| {
-                for (j, x) in row.iter_mut().enumerate() {
-                    *x = values[rows.index(i, j)].to_f32();
+        let (isa, quantizer) = (Isa::best(), Quantizer::new(format));
+        let least = (8192 / rows.length).max(1);
+        let each = codes.par_chunks_mut(rows.code_bytes).zip(scales.par_chunks_mut(rows.blocks)).with_min_len(least);
+        each.enumerate().for_each_init(
+            || vec![0f32; rows.length],
+            |row, (i, (codes, scales))| {
+                if rows.stride == 1 {
+                    let values = &values[i * rows.length..][..rows.length];
+                    row.iter_mut().zip(values).for_each(|(to, x)| *to = x.to_f32());
+                } else {
+                    row.iter_mut().enumerate().for_each(|(j, to)| *to = values[rows.index(i, j)].to_f32());
                 }
-                let blocks = row.chunks(format.block_size).zip(unpacked.chunks_mut(format.block_size));
-                for (scale, (block, codes)) in scales.iter_mut().zip(blocks) {
-                    *scale = quantize_block(block, format.element, format.scale_rule, codes);
-                }
-                codes.copy_from_slice(&pack(unpacked, format.element.bits()));
+                quantizer.encode_row(isa, row, codes, scales);
             },
         );
         Ok(MxTensor { format, shape: shape.to_vec(), axis, codes, scales })

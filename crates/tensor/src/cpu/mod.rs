@@ -9,6 +9,7 @@ use half::bf16;
 
 use crate::Matrix;
 use crate::backend::{Attention, Backend, BlockFormat, KeyValueLayout, Rotation, TokenScore, WeightMatrix};
+pub(crate) use kernel::quantize::Quantizer;
 use kernel::{attention, cache::Cache, linear, operand::Operand, panels::Panels, rows};
 pub use simd::{Isa, UnsupportedIsa};
 

@@ -1,7 +1,7 @@
 //! Weights laid out for the product: panels of sixteen outputs, packed at their true width.
 
 use half::bf16;
-use microscale_formats::{E8M0, ElementFormat, pack};
+use microscale_formats::{E8M0, ElementFormat, INT8, pack};
 use rayon::prelude::*;
 
 use super::product::{Extent, PANEL, STEP, Scales, WPanel, unit};
@@ -77,6 +77,7 @@ impl Panels {
         let (panels, quad) = (outputs.div_ceil(PANEL), QUAD * bits as usize / 8);
         let width = k.div_ceil(STEP) * QUADS * quad;
         let one = E8M0::from_exponent(0);
+        let magnitude = if element == INT8 { 0xFF } else { (1u8 << (bits - 1)) - 1 };
         let mut scales = vec![[one; PANEL]; panels * blocks];
         let mut codes = vec![0u8; panels * width + QUAD];
         codes[..panels * width].par_chunks_mut(width).zip(scales.par_chunks_mut(blocks)).enumerate().for_each_init(
@@ -91,7 +92,7 @@ impl Panels {
                     let row_scales = tensor.row_scales(panel * PANEL + output);
                     for ((to, &scale), block) in scales.iter_mut().zip(row_scales).zip(row.chunks(block_size)) {
                         // A block of zeros takes the scale 1, as in the operand: see `Quantizer::row`.
-                        let zero = scale != E8M0::NAN && block.iter().all(|&c| element.decode(c) == 0.0);
+                        let zero = scale != E8M0::NAN && block.iter().all(|&c| c & magnitude == 0);
                         to[output] = if zero { one } else { scale };
                     }
                 }
@@ -205,7 +206,7 @@ pub(in crate::cpu) fn quad<const BITS: usize>(codes: &[u8], index: usize) -> &[u
 /// The largest magnitude of a format over the smallest, where `f32` counts so far; else infinity.
 pub(in crate::cpu) fn ratio(element: ElementFormat) -> f32 {
     // Two's complement has one code more on the negative side.
-    let largest = if element == microscale_formats::INT8 { 2.0 } else { element.max() };
+    let largest = if element == INT8 { 2.0 } else { element.max() };
     largest / unit(element)
 }
 

@@ -1,16 +1,16 @@
-//! Quantizing rows to element values and scales, without a detour over codes.
+//! Quantizing rows: to packed codes and scales, or to element values and scales without a detour over codes.
 //!
-//! Equal in value to [`microscale_formats::quantize_block`]; the tests compare them.
+//! Equal to [`microscale_formats::quantize_block`]; the tests compare them.
 
 use microscale_formats::{BLOCK, E8M0, ScaleRule};
 
 use super::product::unit;
 use crate::BlockFormat;
-use crate::cpu::simd::LANES;
+use crate::cpu::simd::{Isa, LANES, dispatch};
 
 /// What rounding to a format takes, in the form the loop wants it.
 #[derive(Clone, Copy)]
-pub(in crate::cpu) struct Quantizer {
+pub(crate) struct Quantizer {
     format: BlockFormat,
     /// Exponent field of the smallest normal number, in place.
     min_exponent: u32,
@@ -19,10 +19,12 @@ pub(in crate::cpu) struct Quantizer {
     max: f32,
     /// The smallest magnitudes that make one.
     units: f32,
+    /// What to add to the bits of a normal number so that its exponent field, less emax, is the scale's byte.
+    bump: u32,
 }
 
 impl Quantizer {
-    pub(in crate::cpu) fn new(format: BlockFormat) -> Quantizer {
+    pub(crate) fn new(format: BlockFormat) -> Quantizer {
         let element = format.element;
         Quantizer {
             format,
@@ -30,6 +32,98 @@ impl Quantizer {
             magic: f32::from_bits((23 - element.mantissa_bits() + 127) << 23),
             max: element.max(),
             units: 1.0 / unit(element),
+            bump: bump(format),
+        }
+    }
+
+    /// Writes the packed codes of a row and one scale per block; the row's values are lost.
+    pub(crate) fn encode_row(&self, isa: Isa, row: &mut [f32], codes: &mut [u8], scales: &mut [E8M0]) {
+        dispatch!(isa, simd => {
+            let _ = simd;
+            match self.format.element.bits() {
+                4 => self.encode::<4>(row, codes, scales),
+                6 => self.encode::<6>(row, codes, scales),
+                _ => self.encode::<8>(row, codes, scales),
+            }
+        });
+    }
+
+    #[inline(always)]
+    fn encode<const BITS: usize>(&self, row: &mut [f32], codes: &mut [u8], scales: &mut [E8M0]) {
+        if self.format.block_size != BLOCK {
+            return self.encode_any(row, codes, scales);
+        }
+        // The usual size in loops of a fixed length.
+        let whole = row.len() / BLOCK;
+        let (blocks, last) = row.as_chunks_mut::<BLOCK>();
+        let (packed, packed_last) = codes.split_at_mut(whole * BLOCK * BITS / 8);
+        let (block_scales, last_scale) = scales.split_at_mut(whole);
+        for ((block, to), scale) in blocks.iter_mut().zip(packed.chunks_exact_mut(BLOCK * BITS / 8)).zip(block_scales) {
+            let mut block_codes = [0; BLOCK];
+            *scale = self.block_codes(block, &mut block_codes);
+            pack_block::<BITS>(&block_codes, to);
+        }
+        if !last.is_empty() {
+            self.encode_any(last, packed_last, last_scale);
+        }
+    }
+
+    /// Blocks of any size.
+    fn encode_any(&self, row: &mut [f32], codes: &mut [u8], scales: &mut [E8M0]) {
+        let mut unpacked = vec![0; row.len()];
+        let blocks = row.chunks_mut(self.format.block_size).zip(unpacked.chunks_mut(self.format.block_size));
+        for ((block, codes), scale) in blocks.zip(scales) {
+            *scale = self.block_codes(block, codes);
+        }
+        codes.copy_from_slice(&microscale_formats::pack(&unpacked, self.format.element.bits()));
+    }
+
+    /// Codes and scale of one block.
+    #[inline(always)]
+    fn block_codes(&self, block: &[f32], codes: &mut [u8]) -> E8M0 {
+        let amax = amax(block);
+        if amax >= f32::INFINITY.to_bits() {
+            codes.fill(0);
+            return E8M0::NAN;
+        }
+        let scale = self.scale(amax, block);
+        let inverse = inverse(scale);
+        let element = self.format.element;
+        let (m, sign_bit) = (element.mantissa_bits(), 1 << (element.bits() - 1));
+        let integer = element == microscale_formats::INT8;
+        let max_code = if integer { 127 } else { u32::from(element.encode(f64::from(self.max))) };
+        for (code, x) in codes.iter_mut().zip(block) {
+            let y = x * inverse;
+            let a = y.abs();
+            let power = (a.to_bits() & 0x7F80_0000).max(self.min_exponent);
+            let shift = f32::from_bits(power) * self.magic;
+            // The steps of this power that make the magnitude; a carry into the next power fits by itself.
+            let steps = (a + shift).to_bits().wrapping_sub(shift.to_bits());
+            let magnitude = (((power - self.min_exponent) >> (23 - m)) + steps).min(max_code);
+            let negative = y.to_bits() >> 31;
+            *code = if integer {
+                (magnitude ^ negative.wrapping_neg()).wrapping_add(negative)
+            } else {
+                magnitude | negative * sign_bit
+            } as u8;
+        }
+        scale
+    }
+
+    /// The scale of a block with this largest magnitude (as bits, finite).
+    #[inline(always)]
+    fn scale(&self, amax: u32, block: &[f32]) -> E8M0 {
+        if self.format.scale_rule == ScaleRule::Mse || amax < f32::MIN_POSITIVE.to_bits() {
+            return self.scale_by_rule(amax, block);
+        }
+        E8M0((((amax + self.bump) >> 23) as i32 - self.format.element.emax()).clamp(0, 254) as u8)
+    }
+
+    #[cold]
+    fn scale_by_rule(&self, amax: u32, block: &[f32]) -> E8M0 {
+        match self.format.scale_rule {
+            ScaleRule::Mse => ScaleRule::Mse.scale(block, self.format.element),
+            rule => rule.scale_of_max(f32::from_bits(amax), self.format.element),
         }
     }
 
@@ -90,14 +184,10 @@ impl Quantizer {
             if amax >= f32::INFINITY.to_bits() {
                 scales[lane] = f32::NAN;
             } else if amax != 0 {
-                let scale = match self.format.scale_rule {
-                    ScaleRule::Mse => {
-                        let column: Vec<f32> = block.iter().map(|row| row[lane]).collect();
-                        ScaleRule::Mse.scale(&column, self.format.element)
-                    }
-                    rule => rule.scale_of_max(f32::from_bits(amax), self.format.element),
-                };
-                (scales[lane], inverses[lane]) = (scale.value(), inverse(scale));
+                let mse = self.format.scale_rule == ScaleRule::Mse;
+                let column: Vec<f32> = if mse { block.iter().map(|row| row[lane]).collect() } else { Vec::new() };
+                let scale = self.scale(amax, &column);
+                (scales[lane], inverses[lane]) = (power(scale), inverse(scale));
             }
         }
         for row in block {
@@ -110,8 +200,7 @@ impl Quantizer {
 
     #[inline(always)]
     fn block(&self, block: &mut [f32]) -> f32 {
-        // As integers, magnitudes are ordered with NaN above infinity above the rest.
-        let amax = block.iter().fold(0u32, |m, x| m.max(x.to_bits() & 0x7FFF_FFFF));
+        let amax = amax(block);
         if amax >= f32::INFINITY.to_bits() {
             block.fill(0.0);
             return f32::NAN;
@@ -120,15 +209,12 @@ impl Quantizer {
             block.fill(0.0);
             return 1.0;
         }
-        let scale = match self.format.scale_rule {
-            ScaleRule::Mse => ScaleRule::Mse.scale(block, self.format.element),
-            rule => rule.scale_of_max(f32::from_bits(amax), self.format.element),
-        };
+        let scale = self.scale(amax, block);
         let inverse = inverse(scale);
         for x in block.iter_mut() {
             *x = self.element(*x * inverse);
         }
-        scale.value()
+        power(scale)
     }
 
     /// The element nearest to `y`, ties to even, saturated. `y` is below 2^(emax + 2), as a block's scale sees to.
@@ -141,6 +227,56 @@ impl Quantizer {
         let rounded = (a + shift) - shift;
         rounded.min(self.max).copysign(y)
     }
+}
+
+/// The largest magnitude, as bits: as integers, magnitudes are ordered with NaN above infinity above the rest.
+#[inline(always)]
+fn amax(block: &[f32]) -> u32 {
+    block.iter().fold(0u32, |m, x| m.max(x.to_bits() & 0x7FFF_FFFF))
+}
+
+/// [`Quantizer::bump`]: how far a number just above 1 is from the first whose scale is one more, asked of the rule itself.
+fn bump(format: BlockFormat) -> u32 {
+    let byte = |fraction: u32| format.scale_rule.scale_of_max(f32::from_bits(0x3F80_0000 | fraction), format.element).0;
+    if format.scale_rule == ScaleRule::Mse || byte(0x7F_FFFF) == byte(0) {
+        return 0;
+    }
+    // The first fraction with the greater scale lies in low + 1 ..= high.
+    let (mut low, mut high) = (0u32, 0x7F_FFFF);
+    while high - low > 1 {
+        let middle = low.midpoint(high);
+        *if byte(middle) == byte(0) { &mut low } else { &mut high } = middle;
+    }
+    (1 << 23) - high
+}
+
+/// Packs the codes of a block, least significant bits first.
+#[inline(always)]
+fn pack_block<const BITS: usize>(codes: &[u8; BLOCK], to: &mut [u8]) {
+    match BITS {
+        4 => {
+            for (to, [low, high]) in to.iter_mut().zip(codes.as_chunks::<2>().0) {
+                *to = low | high << 4;
+            }
+        }
+        6 => {
+            for (to, codes) in to.chunks_exact_mut(6).zip(codes.as_chunks::<8>().0) {
+                let x = u64::from_le_bytes(*codes);
+                // Pairs to 12 bits, those to 24, those to 48.
+                let x = x & 0x003F_003F_003F_003F | x >> 2 & 0x0FC0_0FC0_0FC0_0FC0;
+                let x = x & 0x0000_0FFF_0000_0FFF | x >> 4 & 0x00FF_F000_00FF_F000;
+                let x = x & 0x00FF_FFFF | x >> 8 & 0xFFFF_FF00_0000;
+                to.copy_from_slice(&x.to_le_bytes()[..6]);
+            }
+        }
+        _ => to.copy_from_slice(codes),
+    }
+}
+
+/// The scale's value.
+#[inline(always)]
+fn power(scale: E8M0) -> f32 {
+    if scale.0 == 0 { f32::from_bits(1 << 22) } else { f32::from_bits(u32::from(scale.0) << 23) }
 }
 
 /// 2^-(byte − 127); for byte 254 that is the subnormal 2^-127.
@@ -187,6 +323,17 @@ mod tests {
                     }
                     let mut codes = [0; 32];
                     let scale = quantize_block(&block, element, scale_rule, &mut codes);
+                    let mut packed = vec![0; 32 * element.bits() as usize / 8];
+                    let mut found = [E8M0(9)];
+                    for isa in Isa::available() {
+                        quantizer.encode_row(isa, &mut block.clone(), &mut packed, &mut found);
+                        assert_eq!(found[0], scale, "{format:?} {isa} of {block:?}");
+                        assert_eq!(
+                            packed,
+                            microscale_formats::pack(&codes, element.bits()),
+                            "{format:?} {isa} of {block:?}"
+                        );
+                    }
                     let (mut values, mut scales) = (block, [[0.0; 2]]);
                     quantizer.row(&mut values, &mut scales);
                     let [power, mass] = scales[0];
