@@ -14,8 +14,8 @@ import math
 from html import escape
 from pathlib import Path
 
-WIDTH, HEIGHT = 1160, 540
-TOP, BOTTOM = 92, HEIGHT - 62
+WIDTH, HEIGHT = 1160, 560
+TOP, BOTTOM = 108, HEIGHT - 62
 FONT = "font-family=\"'Helvetica Neue', Arial, sans-serif\""
 INK, GREY, GRID, PAPER = "#1f2933", "#5f6b76", "#e3e7eb", "#fcfcfb"
 # (how a system's name begins, its family, colour, marker)
@@ -44,7 +44,7 @@ def short(system):
 
 def width(text, size=LABEL_SIZE):
     """About how wide a text is drawn."""
-    return 0.56 * size * len(text)
+    return 0.6 * size * len(text)
 
 
 def number(value):
@@ -129,8 +129,7 @@ def place_labels(drawing, points, bounds, taken):
 
 
 def decode_panel(drawing, entries, bandwidth, weights, x0, x1):
-    tokens = "/".join(sorted({str(e["tokens"]) for e in entries}, key=int))
-    drawing.text(x0, TOP - 22, f"Decode ({tokens} tokens): tokens/s by bits per weight", 15, weight="bold")
+    drawing.text(x0, TOP - 22, "Decode: tokens/s by bits per weight", 15, weight="bold")
     bits = max(17.0, max(e["bits_per_weight"] for e in entries) + 1)
     most = 1.12 * max(e["tokens_per_s"]["max"] for e in entries)
 
@@ -155,10 +154,11 @@ def decode_panel(drawing, entries, bandwidth, weights, x0, x1):
         line = [at(b, rate) for b, rate in curve if rate <= most]
         drawing.path(line, GREY, 1.3, "5 4")
         taken += [(x - 2, y - 3, x + 2, y + 3) for x, y in line]
-        x, y = at(bits - 0.1, 8e9 * bandwidth / ((bits - 0.1) * weights))
         limit = f"read bandwidth, {bandwidth:.1f} GB/s"
-        drawing.text(x, y - 10, limit, 11, "end", GREY)
-        taken.append((x - width(limit, 11), y - 24, x, y - 4))
+        x = x1 - width(limit, 11)
+        y = min(y for place, y in line if place >= x) - 6  # above the curve all along
+        drawing.text(x, y, limit, 11, colour=GREY)
+        taken.append((x, y - 12, x1, y + 4))
     points = []
     for entry in entries:
         _, _, colour, shape = family(entry["system"])
@@ -177,7 +177,7 @@ def prefill_panel(drawing, entries, tokens, x0, x1):
     drawing.text(x0, TOP - 22, f"Prefill ({tokens} tokens): tokens/s", 15, weight="bold")
     entries = sorted(entries, key=lambda e: -e["tokens_per_s"]["median"])
     names = [short(e["system"]) for e in entries]
-    start = x0 + max(width(name) for name in names) + 26
+    start = x0 + max(width(name) for name in names) + 30
     most = max(e["tokens_per_s"]["max"] for e in entries)
     scale = (x1 - 44 - start) / most
     distance = step(most, 6)

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::bf16::round;
 use super::operand::Operand;
-use super::panels::{Panels, Scratch, quad};
+use super::panels::{Panels, QUADS, Scratch, quad, step_bytes};
 use super::product::{Order, PANEL, STEP, TILE, Totals, WPanel, XTile, multiply, multiply_tiles};
 use crate::Matrix;
 use crate::cpu::simd::tiles::{Configured, Step};
@@ -27,7 +27,7 @@ pub(in crate::cpu) fn linear(isa: Isa, x: &Operand, w: &Panels, bias: Option<&[b
     let tiles: Vec<(XTile<'_>, Order)> =
         x.tiles().map(|tile| (tile, Order::new(chunk, tile.extent, w.extent))).collect();
     let product = Product { rows: x.rows, k: x.k, tiles, w, bias };
-    if x.rows <= FEW && chunk.is_multiple_of(4) && product.tiles[0].1.is_fast() {
+    if x.rows <= FEW && chunk.is_multiple_of(STEP) && product.tiles[0].1.is_fast() {
         return product.streamed(isa, chunk);
     }
     product.tiled(isa)
@@ -226,9 +226,9 @@ impl Stream<'_> {
         simd: S,
         panel: usize,
     ) -> [[[f32; PANEL]; P]; R] {
-        let mut plain: [&[Step]; P] = [&[]; P];
-        let (mut codes, mut scales): ([&[u8]; P], [&[[E8M0; PANEL]]; P]) = ([&[]; P], [&[]; P]);
         let packed = self.w.as_packed();
+        let (mut codes, mut scales): ([&[u8]; P], [&[[E8M0; PANEL]]; P]) = ([&[]; P], [&[]; P]);
+        let mut plain: [&[Step]; P] = [&[]; P];
         for p in 0..P {
             if let Some(packed) = packed {
                 (codes[p], scales[p]) = (packed.codes(panel + p), packed.scales(panel + p));
@@ -239,21 +239,32 @@ impl Stream<'_> {
         for start in (0..self.k).step_by(self.chunk) {
             let end = (start + self.chunk).min(self.k);
             let mut sums = [[simd.splat(0.0); P]; R];
-            // Four elements at a time; beyond k both sides are zero.
-            for index in start / 4..end.div_ceil(4) {
-                let (step, pair) = (index / (STEP / 4), index * 2 % LANES);
-                for p in 0..P {
-                    let w = match packed {
-                        Some(packed) => simd.decode::<BITS>(&packed.table, quad::<BITS>(codes[p], index)),
-                        None => {
-                            let pairs = &plain[p][step];
-                            [simd.load_pairs(&pairs[pair].0), simd.load_pairs(&pairs[pair + 1].0)]
+            // Beyond k both sides are zero.
+            for step in start / STEP..end.div_ceil(STEP) {
+                let mut x = [&[0; LANES]; R];
+                for r in 0..R {
+                    x[r] = self.x.row(step, r);
+                }
+                if let Some(packed) = packed {
+                    let mut step_codes = codes;
+                    for codes in &mut step_codes {
+                        *codes = step_bytes::<BITS>(codes, step);
+                    }
+                    for index in 0..QUADS {
+                        for p in 0..P {
+                            let codes = quad::<BITS>(step_codes[p], index);
+                            simd.prefetch(codes);
+                            let w = simd.decode::<BITS>(&packed.table, codes);
+                            add_quad(simd, &x, w, index, &mut sums, p);
                         }
-                    };
-                    for r in 0..R {
-                        let x = self.x.row(step, r);
-                        let sum = simd.dot(simd.splat_pairs(x[pair]), w[0], sums[r][p]);
-                        sums[r][p] = simd.dot(simd.splat_pairs(x[pair + 1]), w[1], sum);
+                    }
+                } else {
+                    for index in 0..QUADS {
+                        for p in 0..P {
+                            let pairs = &plain[p][step];
+                            let w = [simd.load_pairs(&pairs[2 * index].0), simd.load_pairs(&pairs[2 * index + 1].0)];
+                            add_quad(simd, &x, w, index, &mut sums, p);
+                        }
                     }
                 }
             }
@@ -275,5 +286,21 @@ impl Stream<'_> {
             }
         }
         lanes
+    }
+}
+
+/// Adds two pairs of panel `p` to the sums of all rows.
+#[inline(always)]
+fn add_quad<S: Simd, const R: usize, const P: usize>(
+    simd: S,
+    x: &[&[u32; LANES]; R],
+    w: [S::Pairs; 2],
+    index: usize,
+    sums: &mut [[S::F32; P]; R],
+    p: usize,
+) {
+    for r in 0..R {
+        let sum = simd.dot(simd.splat_pairs(x[r][2 * index]), w[0], sums[r][p]);
+        sums[r][p] = simd.dot(simd.splat_pairs(x[r][2 * index + 1]), w[1], sum);
     }
 }

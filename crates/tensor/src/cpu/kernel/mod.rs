@@ -2,6 +2,7 @@
 
 pub(super) mod attention;
 mod bf16;
+mod buffer;
 pub(super) mod cache;
 pub(super) mod linear;
 pub(super) mod operand;

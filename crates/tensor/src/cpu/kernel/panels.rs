@@ -4,6 +4,7 @@ use half::bf16;
 use microscale_formats::{E8M0, ElementFormat, INT8, pack};
 use rayon::prelude::*;
 
+use super::buffer::Buffer;
 use super::product::{Extent, PANEL, STEP, Scales, WPanel, unit};
 use crate::cpu::simd::codes::{CodeTable, QUAD, position};
 use crate::cpu::simd::tiles::{Lanes, Step};
@@ -11,7 +12,7 @@ use crate::cpu::simd::{LANES, Simd};
 use crate::{Matrix, MxTensor, WeightMatrix};
 
 /// Quads of codes of a step.
-const QUADS: usize = STEP / 4;
+pub(super) const QUADS: usize = STEP / 4;
 
 /// A step of zeros.
 pub(in crate::cpu) const ZERO: Step = [Lanes::ZERO; LANES];
@@ -38,7 +39,7 @@ pub(in crate::cpu) struct Packed {
     pub(in crate::cpu) ratio: f32,
     k: usize,
     /// `[panel][step][quad]` of 64 codes each; some bytes more, so that a load of 64 may begin anywhere.
-    codes: Vec<u8>,
+    codes: Buffer,
     /// `[panel][block]`.
     scales: Vec<[E8M0; PANEL]>,
 }
@@ -79,26 +80,30 @@ impl Panels {
         let one = E8M0::from_exponent(0);
         let magnitude = if element == INT8 { 0xFF } else { (1u8 << (bits - 1)) - 1 };
         let mut scales = vec![[one; PANEL]; panels * blocks];
-        let mut codes = vec![0u8; panels * width + QUAD];
-        codes[..panels * width].par_chunks_mut(width).zip(scales.par_chunks_mut(blocks)).enumerate().for_each_init(
-            || vec![[0u8; QUAD]; width / quad],
-            |unpacked, (panel, (codes, scales))| {
-                unpacked.fill([0; QUAD]);
-                for output in 0..PANEL.min(outputs - panel * PANEL) {
-                    let row = tensor.row_codes(panel * PANEL + output);
-                    for (k, &code) in row.iter().enumerate() {
-                        unpacked[k / 4][position(output, k % 4)] = code;
+        let mut codes = Buffer::zeroed(panels * width + QUAD);
+        codes.bytes_mut()[..panels * width]
+            .par_chunks_mut(width)
+            .zip(scales.par_chunks_mut(blocks))
+            .enumerate()
+            .for_each_init(
+                || vec![[0u8; QUAD]; width / quad],
+                |unpacked, (panel, (codes, scales))| {
+                    unpacked.fill([0; QUAD]);
+                    for output in 0..PANEL.min(outputs - panel * PANEL) {
+                        let row = tensor.row_codes(panel * PANEL + output);
+                        for (k, &code) in row.iter().enumerate() {
+                            unpacked[k / 4][position(output, k % 4)] = code;
+                        }
+                        let row_scales = tensor.row_scales(panel * PANEL + output);
+                        for ((to, &scale), block) in scales.iter_mut().zip(row_scales).zip(row.chunks(block_size)) {
+                            // A block of zeros takes the scale 1, as in the operand: see `Quantizer::row`.
+                            let zero = scale != E8M0::NAN && block.iter().all(|&c| c & magnitude == 0);
+                            to[output] = if zero { one } else { scale };
+                        }
                     }
-                    let row_scales = tensor.row_scales(panel * PANEL + output);
-                    for ((to, &scale), block) in scales.iter_mut().zip(row_scales).zip(row.chunks(block_size)) {
-                        // A block of zeros takes the scale 1, as in the operand: see `Quantizer::row`.
-                        let zero = scale != E8M0::NAN && block.iter().all(|&c| c & magnitude == 0);
-                        to[output] = if zero { one } else { scale };
-                    }
-                }
-                codes.copy_from_slice(&pack(unpacked.as_flattened(), bits));
-            },
-        );
+                    codes.copy_from_slice(&pack(unpacked.as_flattened(), bits));
+                },
+            );
         let powers: Vec<[f32; PANEL]> = scales.iter().map(|s| s.map(E8M0::value)).collect();
         let extent = Extent::of_scales(element, &powers);
         let (table, ratio) = (Box::new(CodeTable::new(element)), ratio(element));
@@ -167,7 +172,7 @@ impl Packed {
     /// The codes of a panel, and up to 63 bytes more.
     #[inline(always)]
     pub(in crate::cpu) fn codes(&self, panel: usize) -> &[u8] {
-        &self.codes[panel * self.width()..][..self.width() + QUAD]
+        &self.codes.bytes()[panel * self.width()..][..self.width() + QUAD]
     }
 
     /// The scales of a panel.
@@ -182,8 +187,9 @@ impl Packed {
         let codes = self.codes(panel);
         scratch.steps.resize(self.k.div_ceil(STEP), ZERO);
         for (s, step) in scratch.steps.iter_mut().enumerate() {
+            let codes = step_bytes::<BITS>(codes, s);
             for (q, pairs) in step.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                let [first, second] = simd.decode::<BITS>(&self.table, quad::<BITS>(codes, s * QUADS + q));
+                let [first, second] = simd.decode::<BITS>(&self.table, quad::<BITS>(codes, q));
                 simd.store_pairs(first, &mut pairs[0].0);
                 simd.store_pairs(second, &mut pairs[1].0);
             }
@@ -194,6 +200,12 @@ impl Packed {
             simd.store(simd.powers(scales), to);
         }
     }
+}
+
+/// The codes of step `step`, and up to 63 bytes more.
+#[inline(always)]
+pub(super) fn step_bytes<const BITS: usize>(codes: &[u8], step: usize) -> &[u8] {
+    &codes[step * QUADS * QUAD * BITS / 8..][..(QUADS - 1) * QUAD * BITS / 8 + QUAD]
 }
 
 /// The bytes from quad `index` on.

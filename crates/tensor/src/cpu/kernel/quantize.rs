@@ -17,6 +17,8 @@ pub(crate) struct Quantizer {
     /// Factor from the power of two of a value to the number whose last bit is worth one step.
     magic: f32,
     max: f32,
+    /// The code of the largest magnitude.
+    max_code: u32,
     /// The smallest magnitudes that make one.
     units: f32,
     /// What to add to the bits of a normal number so that its exponent field, less emax, is the scale's byte.
@@ -31,6 +33,7 @@ impl Quantizer {
             min_exponent: ((1 - element.bias() + 127) as u32) << 23,
             magic: f32::from_bits((23 - element.mantissa_bits() + 127) << 23),
             max: element.max(),
+            max_code: u32::from(element.encode(f64::from(element.max()))),
             units: 1.0 / unit(element),
             bump: bump(format),
         }
@@ -91,7 +94,6 @@ impl Quantizer {
         let element = self.format.element;
         let (m, sign_bit) = (element.mantissa_bits(), 1 << (element.bits() - 1));
         let integer = element == microscale_formats::INT8;
-        let max_code = if integer { 127 } else { u32::from(element.encode(f64::from(self.max))) };
         for (code, x) in codes.iter_mut().zip(block) {
             let y = x * inverse;
             let a = y.abs();
@@ -99,7 +101,7 @@ impl Quantizer {
             let shift = f32::from_bits(power) * self.magic;
             // The steps of this power that make the magnitude; a carry into the next power fits by itself.
             let steps = (a + shift).to_bits().wrapping_sub(shift.to_bits());
-            let magnitude = (((power - self.min_exponent) >> (23 - m)) + steps).min(max_code);
+            let magnitude = (((power - self.min_exponent) >> (23 - m)) + steps).min(self.max_code);
             let negative = y.to_bits() >> 31;
             *code = if integer {
                 (magnitude ^ negative.wrapping_neg()).wrapping_add(negative)
@@ -156,15 +158,18 @@ impl Quantizer {
         }
     }
 
-    /// The sum of magnitudes over the largest power of two that divides them all; infinite if it may not fit 32 bits.
+    /// The sum of magnitudes over the largest power of two that divides them all; infinite if it may not fit the way it
+    /// is computed.
     #[inline(always)]
     fn mass(&self, values: &[f32]) -> f32 {
-        if self.units * self.max * BLOCK as f32 > (1 << 30) as f32 || values.len() > BLOCK {
+        if self.units * self.max >= (1 << 23) as f32 || values.len() > BLOCK {
             return f32::INFINITY;
         }
-        let (mut sum, mut bits) = (0i32, 0i32);
+        // Adding it leaves an integer below 2^23 in the low bits.
+        const SHIFT: f32 = (1 << 23) as f32;
+        let (mut sum, mut bits) = (0u32, 0u32);
         for x in values {
-            let magnitude = (x * self.units).abs() as i32;
+            let magnitude = ((x * self.units).abs() + SHIFT).to_bits() & 0x7F_FFFF;
             sum += magnitude;
             bits |= magnitude;
         }

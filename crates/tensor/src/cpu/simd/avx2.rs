@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use microscale_formats::E8M0;
 
 use super::codes::{self, CodeTable};
-use super::{LANES, Simd};
+use super::{AHEAD, LANES, Simd};
 
 /// Proof of AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -81,6 +81,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, packed: &[u8; 64]) -> [Self::Pairs; 2] {
         table.decode::<BITS>(packed).map(|pairs| self.load_pairs(&pairs))
+    }
+    #[inline(always)]
+    fn prefetch(self, here: &[u8; 64]) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(here.as_ptr().wrapping_add(AHEAD).cast()) }
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use microscale_formats::E8M0;
 
 use super::codes::CodeTable;
-use super::{LANES, Simd};
+use super::{AHEAD, LANES, Simd};
 
 /// Proof of AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]
@@ -80,6 +80,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, packed: &[u8; 64]) -> [__m512i; 2] {
         table.decode::<BITS>(packed).map(|pairs| self.load_pairs(&pairs))
+    }
+    #[inline(always)]
+    fn prefetch(self, here: &[u8; 64]) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(here.as_ptr().wrapping_add(AHEAD).cast()) }
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> __m512 {

@@ -153,6 +153,10 @@ impl Simd for Avx512Bf16 {
         }
     }
     #[inline(always)]
+    fn prefetch(self, here: &[u8; 64]) {
+        self.0.prefetch(here);
+    }
+    #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> __m512 {
         self.0.powers(scales)
     }

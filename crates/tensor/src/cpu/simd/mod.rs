@@ -26,6 +26,9 @@ use codes::CodeTable;
 /// Lanes of [`Simd::F32`].
 pub(crate) const LANES: usize = 16;
 
+/// How many bytes ahead a stream of codes is asked for: a page, which the machines' own prefetchers do not cross.
+const AHEAD: usize = 4096;
+
 /// A proof that the running CPU has an instruction set, and its operations.
 pub(crate) trait Simd: Copy + Send + Sync {
     /// Sixteen `f32` lanes.
@@ -51,6 +54,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// The values of 64 codes of `BITS` bits, the first of them at the start of `packed`: two pairs along k of 16
     /// outputs, in the order of [`codes::position`].
     fn decode<const BITS: usize>(self, table: &CodeTable, packed: &[u8; 64]) -> [Self::Pairs; 2];
+    /// Asks the memory for the bytes [`AHEAD`] of here. A hint: it neither faults nor changes anything.
+    fn prefetch(self, _here: &[u8; 64]) {}
     /// The powers of two that scales stand for.
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32;
 
