@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 /// Run and judge LLaMA-class models in OCP Microscaling (MX) formats.
 ///
@@ -21,6 +21,10 @@ pub(crate) enum Command {
     Table(Table),
     /// Evaluate one recipe and write lm-eval's results and samples files.
     Eval(Eval),
+    /// Continue a text, each time with the most likely token.
+    Generate(Generate),
+    /// Measure tokens per second of prefill and decode, beside what the machine can do.
+    Bench(Bench),
     /// Write the logits of a token sequence to a safetensors file.
     Logits(Logits),
     /// List the recipes, or print one as TOML.
@@ -67,6 +71,64 @@ pub(crate) struct Eval {
     /// Also write samples_<task>_<date>.jsonl: every document with its log-likelihoods.
     #[arg(long)]
     pub(crate) samples: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Generate {
+    /// A Hugging Face directory or hub id (owner/name), or "demo".
+    pub(crate) model: String,
+    /// The text to continue; "-" reads it from standard input, less a line end at its end.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) prompt: String,
+    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6).
+    #[arg(long, value_name = "RECIPE", default_value = "bf16")]
+    pub(crate) recipe: String,
+    /// Tokens at most; the text ends sooner at an end-of-sequence token or where the model has no more positions.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: u32,
+    /// Go on after an end-of-sequence token.
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+    /// Over which tokens blocks of V are quantized; overrides the recipe. Generation knows no `sequence`.
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) value_blocks: Option<ValueBlocksArgument>,
+    /// Threads; results do not depend on them. Default: one per core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+}
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["model", "shape"]))]
+pub(crate) struct Bench {
+    /// A Hugging Face directory or hub id (owner/name), or "demo".
+    pub(crate) model: Option<String>,
+    /// Instead of a model, random weights of a model's shape: llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, llama-3.1-70b.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) shape: Option<String>,
+    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6); may be repeated. Default: w6a8.
+    #[arg(long, value_name = "RECIPE")]
+    pub(crate) recipe: Vec<String>,
+    /// Prompt lengths, separated by commas: tokens taken in at once. Default, with --decode not given either: 512.
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = tokens())]
+    pub(crate) prefill: Vec<u32>,
+    /// Numbers of tokens to take in one at a time. Default, with --prefill not given either: 64.
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = tokens())]
+    pub(crate) decode: Vec<u32>,
+    /// Tokens before the first one decoded; their time does not count.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=MAX_TOKENS))]
+    pub(crate) context: u32,
+    /// How often each is timed, after a warm-up.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) repetitions: u32,
+    /// Threads. Default: one per core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+    /// Form of the report.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// Write the report to a file instead of standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -134,7 +196,7 @@ pub(crate) struct Scoring {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum ValueBlocksArgument {
-    /// `sequence` here, where whole sequences are scored.
+    /// `sequence` where whole sequences are scored, `causal` where text is generated.
     Auto,
     /// Over the whole sequence, as the published table did.
     Sequence,
@@ -148,6 +210,13 @@ pub(crate) enum Format {
     Markdown,
     Json,
     Csv,
+}
+
+/// More tokens than any model has positions.
+const MAX_TOKENS: i64 = 1 << 24;
+
+fn tokens() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=MAX_TOKENS)
 }
 
 fn positive(text: &str) -> Result<f64, String> {

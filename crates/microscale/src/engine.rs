@@ -1,8 +1,9 @@
 //! The one place that chooses what the model runs on.
 
 use anyhow::{Context, Result};
-use microscale_model::{Checkpoint, Limits, Llama, ModelScorer, Recipe, Scorer, ValueBlocks};
-use microscale_tensor::{Cpu, Isa, Matrix};
+use microscale::bench::Peaks;
+use microscale_model::{Checkpoint, Limits, Llama, ModelScorer, Recipe, Scorer, TensorSource, ValueBlocks};
+use microscale_tensor::{Cpu, Isa, peaks};
 
 use crate::arguments::{Scoring, ValueBlocksArgument};
 use crate::usage;
@@ -40,9 +41,15 @@ impl Engine {
         Box::new(ModelScorer::new(self.cpu, checkpoint, recipes, limits))
     }
 
-    /// Logits `[tokens, vocabulary]` of one sequence.
-    pub(crate) fn logits(&self, checkpoint: &Checkpoint, recipe: &Recipe, tokens: &[u32]) -> Result<Matrix> {
-        Ok(Llama::load(self.cpu, checkpoint, recipe)?.logits(tokens)?)
+    /// A model in the formats of a recipe.
+    pub(crate) fn load(&self, source: &dyn TensorSource, recipe: &Recipe) -> Result<Llama<Cpu>> {
+        Ok(Llama::load(self.cpu, source, recipe)?)
+    }
+
+    /// What the machine can do at most on these threads.
+    pub(crate) fn peaks(&self) -> Result<Peaks> {
+        let read = peaks::read_bandwidth(self.isa()).context("cannot measure how fast memory is read")?;
+        Ok(Peaks { read, products: peaks::products(self.isa()) })
     }
 }
 
@@ -54,19 +61,29 @@ pub(crate) fn isa() -> Result<Isa> {
     }
 }
 
-/// A recipe by name, file or text, with the command line's `--value-blocks`.
+/// The recipe of an argument for scoring whole sequences, with the command line's `--value-blocks`.
 pub(crate) fn recipe(argument: &str, scoring: &Scoring) -> Result<Recipe> {
+    Ok(parsed(argument, scoring.value_blocks)?.for_scoring())
+}
+
+/// The recipe of an argument for generating token by token, likewise.
+pub(crate) fn generation_recipe(argument: &str, value_blocks: Option<ValueBlocksArgument>) -> Result<Recipe> {
+    parsed(argument, value_blocks)?.for_generation().map_err(usage)
+}
+
+/// A recipe by name, file or text.
+fn parsed(argument: &str, value_blocks: Option<ValueBlocksArgument>) -> Result<Recipe> {
     let mut recipe = Recipe::parse(argument).map_err(usage)?;
     for warning in recipe.warnings() {
         eprintln!("warning: recipe {}: {warning}", recipe.name);
     }
-    recipe.value_blocks = match scoring.value_blocks {
+    recipe.value_blocks = match value_blocks {
         None => recipe.value_blocks,
         Some(ValueBlocksArgument::Auto) => ValueBlocks::Auto,
         Some(ValueBlocksArgument::Sequence) => ValueBlocks::Sequence,
         Some(ValueBlocksArgument::Causal) => ValueBlocks::Causal,
     };
-    Ok(recipe.for_scoring())
+    Ok(recipe)
 }
 
 /// Batch size and longest input, with a warning where the command line exceeds what the model was made for.

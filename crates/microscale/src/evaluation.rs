@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use microscale_eval::{Answers, Encoder, RowAnswers, Task, TaskRequests, TaskScore, run};
 use microscale_model::{Checkpoint, Limits, Scorer};
+
+use crate::interrupt;
 
 /// What a run gave, and what it took.
 pub(crate) struct Evaluation {
@@ -17,9 +18,6 @@ pub(crate) struct Evaluation {
     pub(crate) tokens: usize,
     pub(crate) time: Duration,
 }
-
-/// Set by the first Ctrl-C: the run stops and shows what is done. The second ends the process.
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Encodes the tasks for the model.
 pub(crate) fn encode(tasks: &[Task], checkpoint: &Checkpoint, limits: &Limits) -> Result<Vec<TaskRequests>> {
@@ -37,7 +35,7 @@ pub(crate) fn encode(tasks: &[Task], checkpoint: &Checkpoint, limits: &Limits) -
 
 /// Scores all tasks under all rows of the scorer.
 pub(crate) fn evaluate(scorer: &mut dyn Scorer, requests: &[TaskRequests]) -> Result<Evaluation> {
-    listen_for_interrupt()?;
+    interrupt::listen("this batch")?;
     let rows: Vec<usize> = (0..scorer.rows().len()).collect();
     let names = scorer.rows().to_vec();
     let bar = ProgressBar::no_length();
@@ -57,20 +55,10 @@ pub(crate) fn evaluate(scorer: &mut dyn Scorer, requests: &[TaskRequests]) -> Re
         tokens = now.tokens_done;
         bar.set_message(format!("{} ({}/{})", names[now.row], now.row + 1, names.len()));
         bar.set_position(now.tokens_done as u64);
-        if STOP.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
     Ok(Evaluation { answers: answers?, tokens, time: start.elapsed() })
-}
-
-fn listen_for_interrupt() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
-        }
-        eprintln!("\nstopping after this batch; once more to quit at once");
-    })
-    .context("cannot listen for Ctrl-C")
 }
 
 /// The scores of one row, task by task; tasks of which no document was finished are left out.

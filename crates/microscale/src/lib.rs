@@ -38,6 +38,7 @@
 //! # }
 //! ```
 
+pub mod bench;
 pub mod demo;
 pub mod hub;
 

@@ -4,6 +4,8 @@ mod arguments;
 mod commands;
 mod engine;
 mod evaluation;
+mod interrupt;
+mod machine;
 mod output;
 mod sources;
 
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
     let result = match arguments::Arguments::parse().command {
         Command::Table(arguments) => commands::table::run(&arguments),
         Command::Eval(arguments) => commands::eval::run(&arguments),
+        Command::Generate(arguments) => commands::generate::run(&arguments),
+        Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Logits(arguments) => commands::logits::run(&arguments),
         Command::Recipes(arguments) => commands::recipes::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),

@@ -101,7 +101,7 @@ fn logits_are_the_library_s() {
 
 #[test]
 fn help_of_every_command() {
-    for command in ["table", "eval", "logits", "recipes", "inspect", "doctor"] {
+    for command in ["table", "eval", "generate", "bench", "logits", "recipes", "inspect", "doctor"] {
         let output = microscale(&[command, "--help"]);
         assert!(output.status.success() && stdout(&output).contains("Usage: microscale"), "{command}");
     }
@@ -174,6 +174,112 @@ fn damaged_models_are_named() {
         *b = String::from_utf8(b.clone()).unwrap().replace("LlamaForCausalLM", "MambaForCausalLM").into_bytes();
     });
     refused(&["inspect", &other], 1, &["MambaForCausalLM", "LlamaForCausalLM"]);
+}
+
+const PROMPT: &str = "Question: Where does the";
+
+fn generate(arguments: &[&str]) -> Output {
+    microscale(&[&["generate", "demo", "--max-tokens", "12"], arguments].concat())
+}
+
+#[test]
+fn a_generated_text_is_the_library_s_and_always_the_same() {
+    use microscale::model::{Generation, Llama, Recipe};
+    let arguments = ["--prompt", PROMPT, "--recipe", "w6a8-attn6", "--ignore-eos"];
+    let output = generate(&arguments);
+    let error = String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(output.status.success(), "{error}");
+    let last = error.lines().last().unwrap();
+    assert!(last.contains(" prompt tokens, 12 generated; prefill ") && last.ends_with("tokens/s"), "{last}");
+    for threads in ["1", "3"] {
+        assert_eq!(generate(&[&arguments[..], &["--threads", threads]].concat()).stdout, output.stdout);
+    }
+    let checkpoint = microscale::demo::checkpoint().unwrap();
+    let recipe = Recipe::parse("w6a8-attn6").unwrap().for_generation().unwrap();
+    let model = Llama::load(microscale::tensor::Cpu::new(), &checkpoint, &recipe).unwrap();
+    let tokenizer = checkpoint.tokenizer().unwrap();
+    let prompt = tokenizer.encode(PROMPT, true).unwrap();
+    let generation = Generation::new(&model, &prompt, &[]).unwrap();
+    let tokens: Vec<u32> = generation.take(12).collect::<Result<_, _>>().unwrap();
+    let whole = tokenizer.decode(&[prompt, tokens].concat()).unwrap();
+    let expected = whole.strip_prefix(PROMPT).unwrap();
+    assert_eq!(stdout(&output).trim_end_matches('\n'), expected.trim_end_matches('\n'));
+    assert!(stdout(&output).ends_with('\n'));
+}
+
+#[test]
+fn a_prompt_from_standard_input() {
+    use std::io::Write;
+    use std::process::Stdio;
+    let given = generate(&["--prompt", PROMPT]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_microscale"));
+    command.args(["generate", "demo", "--max-tokens", "12", "--prompt", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    writeln!(child.stdin.take().unwrap(), "{PROMPT}").unwrap();
+    let read = child.wait_with_output().unwrap();
+    assert!(read.status.success() && !read.stdout.is_empty());
+    assert_eq!(read.stdout, given.stdout);
+}
+
+#[test]
+fn a_generated_text_ends_where_it_must() {
+    let output = microscale(&["generate", "demo", "--prompt", PROMPT, "--max-tokens", "1000", "--ignore-eos"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && error.contains("256 positions"), "{error}");
+    // Nobody reads: the end of the output, not of the world.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_microscale"));
+    command.args(["generate", "demo", "--prompt", PROMPT, "--ignore-eos"]).stderr(std::process::Stdio::piped());
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && error.contains("generated"), "{error}");
+}
+
+#[test]
+fn generation_that_cannot_be() {
+    refused(&["generate", "demo"], 2, &["--prompt"]);
+    refused(&["generate", "demo", "--prompt", "a", "--max-tokens", "0"], 2, &["--max-tokens"]);
+    refused(&["generate", "demo", "--prompt", "a", "--value-blocks", "sequence"], 2, &["sequence", "causal"]);
+    refused(&["generate", "demo", "--prompt", "a", "--recipe", "attn=fp6,value-blocks=sequence"], 2, &["causal"]);
+    refused(&["generate", "no/such/folder", "--prompt", "a"], 1, &["no/such/folder"]);
+    refused(&["generate", "demo", "--prompt", &"one two three ".repeat(200)], 1, &["256 positions", "shorten"]);
+}
+
+#[test]
+fn a_bench_as_json() {
+    let arguments = ["bench", "demo", "--prefill", "8,4", "--decode", "2", "--context", "5", "--repetitions", "2"];
+    let output = microscale(&[&arguments[..], &["--recipe", "w6a8", "--recipe", "bf16", "--format", "json"]].concat());
+    let error = String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(output.status.success() && error.contains("decode 2 after 5"), "{error}");
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert!(report["peaks"]["read_gb_s"].as_f64().unwrap() > 0.1);
+    assert!(report["peaks"]["bf16_gflop_s"].as_f64().unwrap() > 0.1);
+    assert!(report["machine"]["threads"].as_u64().unwrap() > 0 && report["version"].is_string());
+    let results = report["results"].as_array().unwrap();
+    let what = |r: &Value| format!("{} {} {} {}", r["recipe"], r["phase"], r["tokens"], r["context"]).replace('"', "");
+    let expected = ["w6a8 prefill 8 0", "w6a8 prefill 4 0", "w6a8 decode 2 5"].map(str::to_owned).into_iter();
+    let expected = expected.clone().chain(expected.map(|line| line.replace("w6a8", "bf16")));
+    assert_eq!(results.iter().map(what).collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    let numbers = ["bytes_per_token", "bits_per_weight", "gb_s", "gflop_s", "share_of_read_peak", "share_of_bf16_peak"];
+    for result in results {
+        assert!(numbers.iter().chain(&["load_s"]).all(|key| result[*key].as_f64().unwrap() > 0.0), "{result}");
+        assert_eq!(result["tokens_per_s"]["all"].as_array().unwrap().len(), 2);
+        assert_eq!(result["model"], "demo");
+    }
+    assert_eq!((&results[2]["bits_per_weight"], &results[5]["bits_per_weight"]), (&6.25.into(), &16.0.into()));
+}
+
+#[test]
+fn benches_that_cannot_be() {
+    refused(&["bench"], 2, &["MODEL", "--shape"]);
+    refused(&["bench", "demo", "--shape", "llama-3.2-1b"], 2, &["--shape", "cannot be used with"]);
+    refused(&["bench", "--shape", "llama-9"], 2, &["llama-9", "llama-3.2-1b", "llama-3.1-8b", "llama-3.1-70b"]);
+    refused(&["bench", "demo", "--prefill", "0"], 2, &["--prefill"]);
+    refused(&["bench", "demo", "--repetitions", "0"], 2, &["--repetitions"]);
+    refused(&["bench", "demo", "--prefill", "8,257"], 2, &["prefill 257", "256 positions"]);
+    refused(&["bench", "demo", "--decode", "8", "--context", "250"], 2, &["decode 8 after 250", "256 positions"]);
+    refused(&["bench", "demo", "--recipe", "attn=fp6,value-blocks=sequence"], 2, &["causal"]);
 }
 
 /// The stop that Ctrl-C asks for: what is done is printed, and the code says that it is not all.

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use sha2::{Digest, Sha256};
 
-use crate::{Config, Error, Tokenizer};
+use crate::{Config, Error, TensorSource, Tokenizer};
 use weights_file::WeightsFile;
 
 /// A checkpoint, opened and checked against its configuration.
@@ -143,6 +143,24 @@ impl Checkpoint {
         }
     }
 
+    /// The tokens that end a text: `eos_token_id` of `generation_config.json`, else of `config.json`, else the
+    /// tokenizer's own. Empty where none of them names any.
+    ///
+    /// # Errors
+    /// A `generation_config.json` that cannot be used, or no usable tokenizer where it is needed.
+    pub fn end_tokens(&self) -> Result<Vec<u32>, Error> {
+        // A checkpoint in memory has no such file.
+        if self.tokenizer.is_none()
+            && let Some(ids) = special::end_tokens(&self.origin, &self.config)?
+        {
+            return Ok(ids);
+        }
+        match self.config.eos.as_slice() {
+            [] => Ok(self.tokenizer()?.eos().into_iter().collect()),
+            ids => Ok(ids.to_vec()),
+        }
+    }
+
     /// Every tensor of the files, sorted by name, those the model does not use too.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, TensorInfo)> {
         self.tensors.iter().map(|(name, entry)| {
@@ -236,6 +254,16 @@ impl Checkpoint {
             return Err(error(path, reason));
         }
         Ok(entry)
+    }
+}
+
+impl TensorSource for Checkpoint {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<bf16>, Error> {
+        Checkpoint::read(self, name, shape)
     }
 }
 

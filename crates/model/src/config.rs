@@ -5,7 +5,7 @@ mod rotary;
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{Error, Rope};
 use fields::Fields;
@@ -91,13 +91,8 @@ impl Config {
     /// Not JSON; an architecture, activation, sliding window or quantization that is not supported; a size that is
     /// missing, absurd or does not fit the others. Each names file, key, found and expected.
     pub fn from_json(bytes: &[u8], origin: &Path) -> Result<Config, Error> {
-        let value: Value = serde_json::from_slice(bytes).map_err(|e| {
-            Error::checkpoint(origin, format!("not valid JSON ({e}); fetch the model's config.json again"))
-        })?;
-        let Value::Object(object) = &value else {
-            return Err(Error::checkpoint(origin, "holds no JSON object; this is not a model's config.json"));
-        };
-        let fields = Fields::new(object, origin);
+        let object = object(bytes, origin)?;
+        let fields = Fields::new(&object, origin);
         let architecture = supported(fields)?;
         let [hidden_size, heads, kv_heads, head_dim] = attention_shape(fields)?;
         let qwen2 = architecture == Architecture::Qwen2;
@@ -108,7 +103,8 @@ impl Config {
         }
         let bias = !qwen2 && fields.flag("attention_bias", false)?;
         let vocab_size = fields.count("vocab_size", None, 1..=MAX_VOCABULARY)?;
-        let [bos, eos] = special_ids(fields, vocab_size)?;
+        let bos = special_ids(fields, "bos_token_id", vocab_size)?;
+        let eos = special_ids(fields, "eos_token_id", vocab_size)?;
         Ok(Config {
             architecture,
             vocab_size,
@@ -129,6 +125,14 @@ impl Config {
             bos: bos.first().copied(),
             eos,
         })
+    }
+
+    /// The end-of-sequence ids of a `generation_config.json`; empty where it names none.
+    ///
+    /// # Errors
+    /// Not JSON, or ids that are none of this model's.
+    pub(crate) fn end_tokens_of(&self, bytes: &[u8], origin: &Path) -> Result<Vec<u32>, Error> {
+        special_ids(Fields::new(&object(bytes, origin)?, origin), "eos_token_id", self.vocab_size)
     }
 }
 
@@ -197,14 +201,21 @@ fn refuse_sliding_window(fields: Fields<'_>, max_position_embeddings: usize) -> 
     Err(fields.error("sliding_window", expected))
 }
 
-/// BOS and EOS ids, which must be in the vocabulary.
-fn special_ids(fields: Fields<'_>, vocab_size: usize) -> Result<[Vec<u32>; 2], Error> {
-    let ids = |key| {
-        let ids = fields.token_ids(key)?;
-        match ids.iter().all(|&id| (id as usize) < vocab_size) {
-            true => Ok(ids),
-            false => Err(fields.error(key, format!("ids below vocab_size, which is {vocab_size}"))),
-        }
-    };
-    Ok([ids("bos_token_id")?, ids("eos_token_id")?])
+/// Token ids, which must be in the vocabulary.
+fn special_ids(fields: Fields<'_>, key: &str, vocab_size: usize) -> Result<Vec<u32>, Error> {
+    let ids = fields.token_ids(key)?;
+    match ids.iter().all(|&id| (id as usize) < vocab_size) {
+        true => Ok(ids),
+        false => Err(fields.error(key, format!("ids below vocab_size, which is {vocab_size}"))),
+    }
+}
+
+/// The JSON object that one of a model's configuration files is.
+fn object(bytes: &[u8], origin: &Path) -> Result<Map<String, Value>, Error> {
+    let file = origin.file_name().map_or("configuration".into(), |name| name.to_string_lossy());
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Error::checkpoint(origin, format!("holds no JSON object; this is not a model's {file}"))),
+        Err(e) => Err(Error::checkpoint(origin, format!("not valid JSON ({e}); fetch the model's {file} again"))),
+    }
 }

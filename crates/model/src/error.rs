@@ -73,6 +73,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A text that cannot be continued.
+    #[error("cannot generate: {reason}")]
+    Generation {
+        /// What stands against it.
+        reason: String,
+    },
 }
 
 impl Error {

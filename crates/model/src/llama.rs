@@ -9,8 +9,8 @@ use std::ops::Range;
 use half::bf16;
 use microscale_tensor::{Attention, Backend, KeyValueLayout, Matrix, Rotation, math};
 
-use crate::weights::{Ends, Layer, LayerSource, Projection, Reader, Resident, block_format};
-use crate::{Checkpoint, Config, Error, Recipe, Role, ValueBlocks};
+use crate::weights::{Ends, Layer, LayerSource, Projection, Reader, Resident, TensorSource, block_format};
+use crate::{Config, Error, Recipe, Role, ValueBlocks};
 
 /// A model in the formats of one recipe.
 pub struct Llama<B: Backend> {
@@ -61,14 +61,14 @@ impl<B: Backend> KeyValueCache<B> {
 }
 
 impl<B: Backend + 'static> Llama<B> {
-    /// Reads the checkpoint and quantizes its weights, all of them into memory.
+    /// Reads the tensors of a checkpoint or another source and quantizes the weights, all of them into memory.
     ///
     /// # Errors
     /// A tensor that cannot be read.
-    pub fn load(backend: B, checkpoint: &Checkpoint, recipe: &Recipe) -> Result<Self, Error> {
-        let reader = Reader { backend: &backend, checkpoint, recipe };
+    pub fn load(backend: B, source: &dyn TensorSource, recipe: &Recipe) -> Result<Self, Error> {
+        let reader = Reader { backend: &backend, source, recipe };
         let (ends, layers) = (reader.ends()?, Box::new(Resident::load(&reader)?));
-        Ok(Llama { config: checkpoint.config().clone(), recipe: recipe.clone(), ends, layers, backend })
+        Ok(Llama { config: source.config().clone(), recipe: recipe.clone(), ends, layers, backend })
     }
 }
 

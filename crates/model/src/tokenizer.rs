@@ -81,6 +81,12 @@ impl Tokenizer {
         self.inner.decode(ids, true).map_err(|e| Error::Encode { text: format!("{ids:?}"), reason: e.to_string() })
     }
 
+    /// The text of what follows `prompt`, as it comes.
+    pub fn stream(&self, prompt: &[u32]) -> TextStream<'_> {
+        let ids = prompt[prompt.len().saturating_sub(CONTEXT)..].to_vec();
+        TextStream { tokenizer: self, before: 0, said: ids.len(), ids }
+    }
+
     /// The text of one token, special or not; `None` outside the vocabulary.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
@@ -99,5 +105,59 @@ impl Tokenizer {
     /// Number of tokens, added ones included.
     pub fn vocabulary_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+}
+
+/// Ids of the prompt that decoding looks back at: enough for any decoder to know that it is not at a text's beginning.
+const CONTEXT: usize = 6;
+
+/// What a decoder makes of bytes that are no character, or not yet.
+const REPLACEMENT: char = '\u{FFFD}';
+
+/// Text that grows token by token.
+///
+/// A token by itself may be a part of a character, and some decoders drop the space before the first word of what they
+/// are given. So the tokens are decoded together with those before, and what came out earlier is cut off.
+/// (`DecodeStream` of the tokenizers library does the same, but cannot give out what it holds back at the end.)
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    /// The last ids of the prompt, and all since.
+    ids: Vec<u32>,
+    /// Where the ids begin that are decoded with the next one.
+    before: usize,
+    /// Where the ids begin whose text has not been given out.
+    said: usize,
+}
+
+impl TextStream<'_> {
+    /// The text that `id` completes; empty for a special token and within a character.
+    ///
+    /// # Errors
+    /// An id that the tokenizer cannot decode.
+    pub fn push(&mut self, id: u32) -> Result<String, Error> {
+        self.ids.push(id);
+        let text = self.rest()?;
+        if text.is_empty() || text.ends_with(REPLACEMENT) {
+            return Ok(String::new());
+        }
+        (self.before, self.said) = (self.said, self.ids.len());
+        Ok(text)
+    }
+
+    /// What is held back when no more comes: the beginning of a character, as U+FFFD.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn finish(self) -> Result<String, Error> {
+        self.rest()
+    }
+
+    /// The text that has not been given out.
+    fn rest(&self) -> Result<String, Error> {
+        let known = self.tokenizer.decode(&self.ids[self.before..self.said])?;
+        let mut text = self.tokenizer.decode(&self.ids[self.before..])?;
+        // Where a decoder writes earlier text otherwise once it sees more, what it has in common with that counts.
+        let common = known.chars().zip(text.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+        Ok(text.split_off(common))
     }
 }

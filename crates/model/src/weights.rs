@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::bf16;
 use microscale_tensor::{Backend, BlockFormat, Matrix, WeightMatrix};
 
-use crate::{Checkpoint, Error, Recipe, Role};
+use crate::{Config, Error, Recipe, Role};
 
 /// A weight with its bias, if it has one.
 pub struct Projection<B: Backend> {
@@ -47,6 +47,18 @@ pub struct Ends<B: Backend> {
     pub head: B::Weight,
 }
 
+/// Where a model's tensors come from: a checkpoint, or a generator of random ones.
+pub trait TensorSource {
+    /// The model's shape.
+    fn config(&self) -> &Config;
+
+    /// The tensor of this Hugging Face name and shape as bf16, in row-major order.
+    ///
+    /// # Errors
+    /// A tensor that is not there or cannot be read.
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<bf16>, Error>;
+}
+
 /// Where the forward pass gets its layers from.
 ///
 /// Resident layers are handed out from memory; a source that streams them from disk reads ahead behind this call.
@@ -70,7 +82,7 @@ impl<B: Backend> Resident<B> {
     /// # Errors
     /// A tensor that cannot be read.
     pub fn load(reader: &Reader<'_, B>) -> Result<Self, Error> {
-        let layers = 0..reader.checkpoint.config().layers;
+        let layers = 0..reader.source.config().layers;
         Ok(Resident { layers: layers.map(|i| reader.layer(i).map(Arc::new)).collect::<Result<_, _>>()? })
     }
 }
@@ -81,12 +93,12 @@ impl<B: Backend> LayerSource<B> for Resident<B> {
     }
 }
 
-/// Reads a checkpoint's tensors under their Hugging Face names and quantizes them as a recipe says.
+/// Reads a model's tensors under their Hugging Face names and quantizes them as a recipe says.
 pub struct Reader<'a, B: Backend> {
     /// Lays the weights out.
     pub backend: &'a B,
-    /// Holds the tensors.
-    pub checkpoint: &'a Checkpoint,
+    /// Has the tensors.
+    pub source: &'a dyn TensorSource,
     /// Says which format each is held in.
     pub recipe: &'a Recipe,
 }
@@ -97,7 +109,7 @@ impl<B: Backend> Reader<'_, B> {
     /// # Errors
     /// A tensor that cannot be read.
     pub fn layer(&self, index: usize) -> Result<Layer<B>, Error> {
-        let c = self.checkpoint.config();
+        let c = self.source.config();
         let (hidden, inner) = (c.hidden_size, c.intermediate_size);
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let name = |part: &str| format!("model.layers.{index}.{part}");
@@ -107,12 +119,12 @@ impl<B: Backend> Reader<'_, B> {
         let mlp =
             |part: &str, shape| self.projection(&name(&format!("mlp.{part}_proj")), shape, c.mlp_bias, Role::MlpWeight);
         Ok(Layer {
-            input_norm: self.checkpoint.read(&name("input_layernorm.weight"), &[hidden])?,
+            input_norm: self.source.read(&name("input_layernorm.weight"), &[hidden])?,
             q: attention("q", [q, hidden], c.qkv_bias)?,
             k: attention("k", [kv, hidden], c.qkv_bias)?,
             v: attention("v", [kv, hidden], c.qkv_bias)?,
             o: attention("o", [hidden, q], c.o_bias)?,
-            post_attention_norm: self.checkpoint.read(&name("post_attention_layernorm.weight"), &[hidden])?,
+            post_attention_norm: self.source.read(&name("post_attention_layernorm.weight"), &[hidden])?,
             gate: mlp("gate", [inner, hidden])?,
             up: mlp("up", [inner, hidden])?,
             down: mlp("down", [hidden, inner])?,
@@ -124,24 +136,24 @@ impl<B: Backend> Reader<'_, B> {
     /// # Errors
     /// A tensor that cannot be read.
     pub fn ends(&self) -> Result<Ends<B>, Error> {
-        let c = self.checkpoint.config();
+        let c = self.source.config();
         let shape = [c.vocab_size, c.hidden_size];
         let head = if c.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
         Ok(Ends {
             embedding: self.backend.upload(self.matrix("model.embed_tokens.weight", shape)?),
-            norm: self.checkpoint.read("model.norm.weight", &[c.hidden_size])?,
+            norm: self.source.read("model.norm.weight", &[c.hidden_size])?,
             head: self.weight(self.matrix(head, shape)?, Role::HeadWeight),
         })
     }
 
     fn projection(&self, name: &str, shape: [usize; 2], bias: bool, role: Role) -> Result<Projection<B>, Error> {
         let weight = self.weight(self.matrix(&format!("{name}.weight"), shape)?, role);
-        let bias = bias.then(|| self.checkpoint.read(&format!("{name}.bias"), &shape[..1])).transpose()?;
+        let bias = bias.then(|| self.source.read(&format!("{name}.bias"), &shape[..1])).transpose()?;
         Ok(Projection { weight, bias })
     }
 
     fn matrix(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<Matrix, Error> {
-        Ok(Matrix::new(rows, columns, self.checkpoint.read(name, &[rows, columns])?))
+        Ok(Matrix::new(rows, columns, self.source.read(name, &[rows, columns])?))
     }
 
     fn weight(&self, matrix: Matrix, role: Role) -> B::Weight {

@@ -1,6 +1,6 @@
 //! The tokenizer of a directory: which files count, and which special tokens a text gets.
 
-use microscale_model::Checkpoint;
+use microscale_model::{Checkpoint, Tokenizer};
 use serde_json::{Value, json};
 
 /// A word-level tokenizer whose post-processor adds `<s>`, with truncation and padding left on.
@@ -105,6 +105,62 @@ fn missing_and_damaged_files() {
     assert!(error(&[("tokenizer.json", "{".to_owned())]).contains("tokenizer.json: not a usable tokenizer"));
     let files = [("tokenizer.json", tokenizer_json().to_string()), ("tokenizer_config.json", "[]".to_owned())];
     assert!(error(&files).contains("tokenizer_config.json: not a JSON object"));
+}
+
+#[test]
+fn a_text_ends_where_the_files_say() {
+    let plain = ("tokenizer.json", tokenizer_json().to_string());
+    let ends = |generation: &str| {
+        let files = [plain.clone(), ("generation_config.json", generation.to_owned())];
+        checkpoint(&files).1.end_tokens().map_err(|e| e.to_string())
+    };
+    assert_eq!(checkpoint(&[]).1.end_tokens().unwrap(), [5, 2], "of config.json");
+    assert_eq!(ends(r#"{"eos_token_id": 3}"#).unwrap(), [3]);
+    assert_eq!(ends(r#"{"eos_token_id": [6, 3], "temperature": 0.6}"#).unwrap(), [6, 3]);
+    assert_eq!(ends(r#"{"do_sample": true}"#).unwrap(), [5, 2], "of config.json");
+    assert_eq!(ends(r#"{"eos_token_id": null}"#).unwrap(), [5, 2], "of config.json");
+    let (high, text) = (ends(r#"{"eos_token_id": 7}"#), ends("eos"));
+    assert!(high.unwrap_err().contains("generation_config.json: eos_token_id is 7; expected ids below vocab_size"));
+    assert!(text.unwrap_err().contains("fetch the model's generation_config.json again"));
+}
+
+/// The pieces a text comes in: of every id after the prompt, and at the end.
+fn pieces(tokenizer: &Tokenizer, prompt: &[u32], ids: &[u32]) -> Vec<String> {
+    let mut stream = tokenizer.stream(prompt);
+    let mut pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    pieces.push(stream.finish().unwrap());
+    pieces
+}
+
+/// A tokenizer that decodes as LLaMA 2's: spaces are ▁, bytes are tokens, and a text begins without its first space.
+#[test]
+fn spaces_and_bytes_of_a_growing_text() {
+    let mut json = tokenizer_json();
+    let words = ["<unk>", "<s>", "</s>", "end of text: ", "▁the", "▁caf", "<0xC3>", "<0xA9>"];
+    json["model"]["vocab"] =
+        words.into_iter().zip(0..).map(|(word, id): (&str, u32)| (word.to_owned(), json!(id))).collect();
+    json["decoder"] = json!({"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0}]});
+    let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes(), "tokenizer.json".as_ref()).unwrap();
+    assert_eq!(pieces(&tokenizer, &[1, 4], &[5, 6, 7, 4]), [" caf", "", "é", " the", ""]);
+    assert_eq!(pieces(&tokenizer, &[1], &[4, 2, 4, 4]), ["the", "", " the", " the", ""], "the text's own beginning");
+    assert_eq!(pieces(&tokenizer, &[], &[4, 5]), ["the", " caf", ""]);
+    assert_eq!(pieces(&tokenizer, &[1, 4], &[4, 6]), [" the", "", "\u{FFFD}"], "half a character");
+    assert_eq!(pieces(&tokenizer, &[1, 4], &[6, 4]), ["", "\u{FFFD} the", ""]);
+    assert_eq!(pieces(&tokenizer, &[1, 4], &[]), [""]);
+}
+
+#[test]
+fn a_growing_text_is_the_whole_one() {
+    let demo = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../demo/model"));
+    let tokenizer = Checkpoint::open(demo).unwrap().tokenizer().unwrap();
+    let text = " naïve – 😀  two\n\nspaces, Ünïcödé 漢字 end";
+    let (prompt, ids) = (tokenizer.encode("Once", true).unwrap(), tokenizer.encode(text, false).unwrap());
+    let pieces = pieces(&tokenizer, &prompt, &ids);
+    assert_eq!(pieces.concat(), text);
+    assert!(pieces.iter().all(|piece| !piece.contains('\u{FFFD}')), "{pieces:?}");
+    assert!(pieces.iter().filter(|piece| !piece.is_empty()).count() > 15, "it comes as it grows: {pieces:?}");
 }
 
 /// A real LLaMA checkpoint in f32; the ids are `LlamaTokenizerFast`'s.

@@ -11,6 +11,7 @@ mod cpu;
 mod error;
 pub mod math;
 mod matrix;
+pub mod peaks;
 mod reference;
 mod tensor;
 

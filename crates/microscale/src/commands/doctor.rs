@@ -7,7 +7,7 @@ use microscale::hub::Settings;
 use microscale_tensor::Isa;
 
 use super::inspect::size;
-use crate::{engine, output};
+use crate::{engine, machine, output};
 
 pub(crate) fn run() -> Result<ExitCode> {
     let isa = engine::isa()?;
@@ -26,15 +26,9 @@ pub(crate) fn run() -> Result<ExitCode> {
 
 /// Total and available memory, where the system says.
 fn memory() -> String {
-    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return "unknown on this system".to_owned() };
-    let field = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        line.split_whitespace().nth(1)?.parse::<usize>().ok()
-    };
-    match (field("MemTotal:"), field("MemAvailable:")) {
-        (Some(total), Some(free)) => format!("{} ({} available)", size(total * 1024), size(free * 1024)),
-        _ => "unknown".to_owned(),
-    }
+    machine::memory().map_or("unknown on this system".to_owned(), |memory| {
+        format!("{} ({} available)", size(memory.total), size(memory.available))
+    })
 }
 
 /// Where downloads go, by Hugging Face's rules.

@@ -5,8 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
-use microscale_formats::packed_len;
-use microscale_model::{Checkpoint, Recipe, Role};
+use microscale_model::{Checkpoint, PackedSize, Recipe};
 
 use crate::arguments::Inspect;
 use crate::{output, sources};
@@ -64,11 +63,13 @@ fn tensors(checkpoint: &Checkpoint) -> String {
     format!("{}\n\n", table.trim_fmt())
 }
 
-/// What the weights take in memory under each preset; recipes that differ in activations only share a line.
+/// What the weights take in memory under each preset; recipes that differ in activations only share a line. A tied head
+/// is a copy of its own, so its bytes count and its parameters do not.
 fn packed_sizes(checkpoint: &Checkpoint) -> String {
+    let parameters: usize = checkpoint.tensors().map(|(_, t)| t.shape.iter().product::<usize>()).sum();
     let mut lines: Vec<(usize, f64, Vec<String>)> = Vec::new();
     for recipe in Recipe::presets() {
-        let (bytes, parameters) = packed(checkpoint, &recipe);
+        let bytes = PackedSize::of(checkpoint.config(), &recipe).total_bytes();
         let bits = bytes as f64 * 8.0 / parameters as f64;
         match lines.iter_mut().find(|line| line.0 == bytes) {
             Some(line) => line.2.push(recipe.name.clone()),
@@ -80,25 +81,6 @@ fn packed_sizes(checkpoint: &Checkpoint) -> String {
         table.add_row([size(bytes), format!("{bits:.2}"), recipes.join(" ")]);
     }
     format!("{}\n", table.trim_fmt())
-}
-
-/// Bytes of all weights under a recipe, and how many parameters the checkpoint has. A tied head is a copy of its own.
-fn packed(checkpoint: &Checkpoint, recipe: &Recipe) -> (usize, usize) {
-    let c = checkpoint.config();
-    let matrix = |role: Option<Role>, rows: usize, columns: usize| match role.and_then(|r| recipe.format(r)) {
-        Some(format) => rows * (packed_len(columns, format.bits()) + columns.div_ceil(recipe.block_size)),
-        None => rows * columns * 2,
-    };
-    let (hidden, inner, vocabulary) = (c.hidden_size, c.intermediate_size, c.vocab_size);
-    let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-    let projection = Some(Role::ProjectionWeight);
-    let mlp = Some(Role::MlpWeight);
-    let attention = matrix(projection, q, hidden) + 2 * matrix(projection, kv, hidden) + matrix(projection, hidden, q);
-    let layer = attention + 2 * matrix(mlp, inner, hidden) + matrix(mlp, hidden, inner) + 4 * hidden;
-    let head = matrix(Some(Role::HeadWeight), vocabulary, hidden);
-    let embedding = matrix(None, vocabulary, hidden);
-    let parameters: usize = checkpoint.tensors().map(|(_, t)| t.shape.iter().product::<usize>()).sum();
-    (c.layers * layer + embedding + head + 2 * hidden, parameters)
 }
 
 fn plain(heads: &[&str]) -> Table {

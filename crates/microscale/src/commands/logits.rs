@@ -23,7 +23,7 @@ pub(crate) fn run(arguments: &Logits) -> Result<ExitCode> {
     if tokens.len() > limit {
         bail!("{} tokens are more than the limit of {limit}; shorten the input or raise --max-length", tokens.len());
     }
-    let logits = engine.logits(&checkpoint, &recipe, &tokens)?;
+    let logits = engine.load(&checkpoint, &recipe)?.logits(&tokens)?;
     let shape = vec![logits.rows(), logits.columns()];
     let bytes: Vec<u8> = logits.values().reinterpret_cast().iter().flat_map(|bits| bits.to_le_bytes()).collect();
     let metadata = HashMap::from([

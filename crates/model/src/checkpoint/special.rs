@@ -27,6 +27,17 @@ pub(super) fn read_tokenizer(directory: &Path, config: &Config) -> Result<Tokeni
     apply(&settings, tokenizer).map_err(|reason| Error::Tokenizer { path: settings_path, reason })
 }
 
+/// The end-of-sequence ids of `generation_config.json`; `None` where there is no such file or it names none.
+pub(super) fn end_tokens(directory: &Path, config: &Config) -> Result<Option<Vec<u32>>, Error> {
+    let path = directory.join("generation_config.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+    let ids = config.end_tokens_of(&bytes, &path)?;
+    Ok((!ids.is_empty()).then_some(ids))
+}
+
 /// The tokenizer with the settings of `tokenizer_config.json`.
 ///
 /// Which special tokens a text gets is the business of `tokenizer.json`'s post-processor; `LlamaTokenizerFast` alone

@@ -1,0 +1,147 @@
+//! `microscale bench`: how fast a model runs.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow, bail};
+use microscale::bench::{Entry, Machine, Peaks, Plan, Report, measure};
+use microscale_model::{Checkpoint, Config, PackedSize, RandomWeights, Recipe, Shape, TensorSource};
+
+use super::inspect::size;
+use crate::arguments::{Bench, Format};
+use crate::engine::{self, Engine};
+use crate::{machine, output, sources, usage};
+
+/// What is measured where nothing else is asked for.
+const RECIPE: &str = "w6a8";
+const PREFILL: usize = 512;
+const DECODE: usize = 64;
+/// Of the random weights.
+const SEED: u64 = 1;
+
+pub(crate) fn run(arguments: &Bench) -> Result<ExitCode> {
+    let engine = Engine::new(arguments.threads)?;
+    let recipes = recipes(arguments)?;
+    let subject = Subject::new(arguments)?;
+    let plan = plan(arguments, subject.source().config())?;
+    recipes.iter().try_for_each(|recipe| check_memory(&subject, recipe))?;
+    let mut peaks = measured_peaks(&engine)?;
+    let mut results = Vec::new();
+    for recipe in &recipes {
+        results.extend(measured(&engine, &subject, recipe, &plan)?);
+        // With the measurement before, this one embraces the recipe's runs.
+        peaks = peaks.max(measured_peaks(&engine)?);
+    }
+    let machine = Machine { cpu: machine::cpu(), isa: engine.isa().name().to_owned(), threads: engine.threads() };
+    let report = Report { machine, peaks, results };
+    let text = match arguments.format {
+        Format::Text => report.to_text(),
+        Format::Markdown => report.to_markdown(),
+        Format::Csv => report.to_csv(),
+        Format::Json => serde_json::to_string_pretty(&report.to_json())? + "\n",
+    };
+    output::emit(&text, arguments.output.as_deref())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The model to measure.
+enum Subject {
+    Checkpoint(Checkpoint),
+    Random(&'static str, RandomWeights),
+}
+
+impl Subject {
+    fn new(arguments: &Bench) -> Result<Subject> {
+        let Some(name) = &arguments.shape else {
+            return Ok(Subject::Checkpoint(sources::model(arguments.model.as_deref())?));
+        };
+        let shape = Shape::named(name).ok_or_else(|| {
+            usage(anyhow!("--shape: no model {name:?} is known, but {}", Shape::ALL.map(|shape| shape.name).join(", ")))
+        })?;
+        Ok(Subject::Random(shape.name, RandomWeights::new(shape.config(), SEED)))
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Subject::Checkpoint(checkpoint) => checkpoint.name(),
+            Subject::Random(name, _) => name,
+        }
+    }
+
+    fn source(&self) -> &dyn TensorSource {
+        match self {
+            Subject::Checkpoint(checkpoint) => checkpoint,
+            Subject::Random(_, weights) => weights,
+        }
+    }
+}
+
+fn recipes(arguments: &Bench) -> Result<Vec<Recipe>> {
+    let default = [RECIPE.to_owned()];
+    let names = if arguments.recipe.is_empty() { &default[..] } else { &arguments.recipe };
+    names.iter().map(|name| engine::generation_recipe(name, None)).collect()
+}
+
+/// What to measure: what is asked for, or a usual prompt and a usual answer as far as the model has positions.
+fn plan(arguments: &Bench, config: &Config) -> Result<Plan> {
+    let positions = config.max_position_embeddings;
+    let context = arguments.context as usize;
+    let counts = |list: &[u32]| list.iter().map(|&n| n as usize).collect::<Vec<_>>();
+    let mut plan = Plan {
+        prefill: counts(&arguments.prefill),
+        decode: counts(&arguments.decode),
+        context,
+        repetitions: arguments.repetitions as usize,
+    };
+    if plan.prefill.is_empty() && plan.decode.is_empty() {
+        plan.prefill.push(PREFILL.min(positions));
+        plan.decode.push(DECODE.min(positions.saturating_sub(context)).max(1));
+    }
+    match plan.runs().into_iter().find(|run| run.context + run.tokens > positions) {
+        None => Ok(plan),
+        Some(run) => Err(usage(anyhow!("{run}: the model has {positions} positions; ask for fewer tokens"))),
+    }
+}
+
+/// Whether the model will fit the memory there is: packed, and beside it the largest matrix as bf16.
+fn check_memory(subject: &Subject, recipe: &Recipe) -> Result<()> {
+    let packed = PackedSize::of(subject.source().config(), recipe);
+    let needed = packed.total_bytes() + 2 * packed.largest_matrix;
+    if let Some(memory) = machine::memory().filter(|memory| memory.available < needed) {
+        bail!(
+            "{} under {} takes {} of memory, and {} while it is loaded; {} are available. Choose a smaller model or recipe",
+            subject.name(),
+            recipe.name,
+            size(packed.total_bytes()),
+            size(needed),
+            size(memory.available)
+        );
+    }
+    Ok(())
+}
+
+/// Loads the model under a recipe, times it and lets go of it.
+fn measured(engine: &Engine, subject: &Subject, recipe: &Recipe, plan: &Plan) -> Result<Vec<Entry>> {
+    let counted = machine::reset_peak_memory();
+    let start = Instant::now();
+    let model = engine.load(subject.source(), recipe)?;
+    let load_s = start.elapsed().as_secs_f64();
+    eprintln!("{}, {}: loaded in {load_s:.1} s", subject.name(), recipe.name);
+    let timings = measure(&model, recipe, plan, &mut |run, seconds| {
+        eprintln!("{}, {}: {run}: {:.1} tokens/s", subject.name(), recipe.name, run.tokens as f64 / seconds);
+    })?;
+    let peak_memory_bytes = machine::peak_memory().filter(|_| counted);
+    let entry = |timing| Entry {
+        model: subject.name().to_owned(),
+        recipe: recipe.name.clone(),
+        timing,
+        load_s,
+        peak_memory_bytes,
+    };
+    Ok(timings.into_iter().map(entry).collect())
+}
+
+fn measured_peaks(engine: &Engine) -> Result<Peaks> {
+    eprintln!("measuring the machine's peaks");
+    engine.peaks()
+}

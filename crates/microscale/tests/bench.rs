@@ -1,0 +1,63 @@
+//! Measurements of a model without a checkpoint, through the library.
+
+use microscale::bench::{Entry, Machine, Peaks, Phase, Plan, Report, measure};
+use microscale::model::{Config, Llama, PackedSize, RandomWeights, Recipe};
+use microscale::tensor::Cpu;
+use serde_json::Value;
+
+#[test]
+fn a_model_of_any_shape_is_measured() {
+    let json = br#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 96, "intermediate_size": 160, "num_hidden_layers": 2}"#;
+    let weights = RandomWeights::new(Config::from_json(json, "tiny".as_ref()).unwrap(), 1);
+    let recipe = Recipe::parse("w4a8-attn8").unwrap().for_generation().unwrap();
+    let model = Llama::load(Cpu::new(), &weights, &recipe).unwrap();
+    let plan = Plan { prefill: vec![6], decode: vec![3], context: 2, repetitions: 3 };
+    let mut heard = Vec::new();
+    let timings = measure(&model, &recipe, &plan, &mut |run, seconds| heard.push((run, seconds))).unwrap();
+    assert_eq!(timings.iter().map(|t| t.run).collect::<Vec<_>>(), plan.runs());
+    let repeated: Vec<_> = timings.iter().flat_map(|t| t.seconds.iter().map(|&s| (t.run, s))).collect();
+    assert_eq!(heard, repeated);
+    // Two layers of four attention and three MLP matrices, and the head.
+    let weights = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 160 * 64) + 96 * 64;
+    assert_eq!(timings[1].run.phase, Phase::Decode);
+    assert_eq!(timings[1].bytes_per_token, f64::from(weights) * 4.25 / 8.0);
+    assert_eq!(timings[0].bytes_per_token, timings[1].bytes_per_token / 6.0);
+    assert_eq!(PackedSize::of(model.config(), &recipe).layer_weights + 96 * 64, weights as usize);
+    let nothing = measure(&model, &recipe, &Plan { decode: vec![0], ..plan }, &mut |_, _| {});
+    assert!(nothing.unwrap_err().to_string().contains("decode 0 after 2"));
+
+    let entry = |timing| Entry {
+        model: "tiny".to_owned(),
+        recipe: recipe.name.clone(),
+        timing,
+        load_s: 0.1,
+        peak_memory_bytes: Some(1),
+    };
+    let report = Report {
+        machine: Machine { cpu: "CPU".to_owned(), isa: "scalar".to_owned(), threads: 1 },
+        peaks: Peaks { read: 1e10, products: 1e11 },
+        results: timings.into_iter().map(entry).collect(),
+    };
+    let parsed: Value = serde_json::from_str(&report.to_json().to_string()).unwrap();
+    let keys: Vec<&String> = parsed["results"][1].as_object().unwrap().keys().collect();
+    let documented = [
+        "model",
+        "recipe",
+        "phase",
+        "tokens",
+        "context",
+        "threads",
+        "tokens_per_s",
+        "bytes_per_token",
+        "bits_per_weight",
+        "gb_s",
+        "gflop_s",
+        "share_of_read_peak",
+        "share_of_bf16_peak",
+        "load_s",
+        "peak_memory_bytes",
+    ];
+    assert_eq!(keys, documented);
+    assert!(parsed["results"][1]["tokens_per_s"]["median"].as_f64().unwrap() > 0.0);
+}
