@@ -50,7 +50,26 @@ pub fn unpack_one(bytes: &[u8], bits: u32, i: usize) -> u8 {
 /// # Panics
 /// If `bytes` is shorter than `packed_len(codes.len(), bits)`.
 pub fn unpack(bytes: &[u8], bits: u32, codes: &mut [u8]) {
-    for (i, code) in codes.iter_mut().enumerate() {
+    // Whole groups of bytes at a time, then what is left.
+    let done = match bits {
+        4 => {
+            let pairs = codes.as_chunks_mut::<2>().0;
+            pairs.iter_mut().zip(bytes).for_each(|(codes, byte)| *codes = [byte & 15, byte >> 4]);
+            2 * pairs.len()
+        }
+        6 => {
+            let fours = codes.as_chunks_mut::<4>().0;
+            for (codes, &[a, b, c]) in fours.iter_mut().zip(bytes.as_chunks::<3>().0) {
+                *codes = [a & 63, a >> 6 | b << 2 & 63, b >> 4 | c << 4 & 63, c >> 2];
+            }
+            4 * fours.len()
+        }
+        _ => {
+            codes.copy_from_slice(&bytes[..codes.len()]);
+            codes.len()
+        }
+    };
+    for (i, code) in codes.iter_mut().enumerate().skip(done) {
         *code = unpack_one(bytes, bits, i);
     }
 }

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use half::bf16;
-use microscale_tensor::{Attention, Backend, KeyValueLayout, Matrix, Rotation, math};
+use microscale_tensor::{Attention, Backend, KeyValueLayout, Linear, Matrix, Rotation, math};
 
-use crate::weights::{Ends, Layer, LayerSource, Projection, Reader, Resident, TensorSource, block_format};
+use crate::weights::{Ends, Layer, LayerSource, Reader, Resident, TensorSource, block_format};
 use crate::{Config, Error, Recipe, Role, ValueBlocks};
 
 /// A model in the formats of one recipe.
@@ -18,7 +18,7 @@ pub struct Llama<B: Backend> {
     config: Config,
     recipe: Recipe,
     ends: Ends<B>,
-    layers: Box<dyn LayerSource<B>>,
+    layers: Box<dyn LayerSource<B> + Sync>,
 }
 
 /// Several sequences, concatenated, each beginning at a position of its own.
@@ -131,8 +131,17 @@ impl<B: Backend> Llama<B> {
     }
 
     /// The forward pass. The caches of a layer are those of a growing sequence, or made anew for whole sequences.
-    fn pass(&self, batch: &Batch, rows: &[u32], mut held: Option<&mut Vec<B::Cache>>) -> Result<B::Activation, Error> {
+    fn pass(&self, batch: &Batch, rows: &[u32], held: Option<&mut Vec<B::Cache>>) -> Result<B::Activation, Error> {
         self.check(batch)?;
+        self.backend.session(|| self.layer_by_layer(batch, rows, held))
+    }
+
+    fn layer_by_layer(
+        &self,
+        batch: &Batch,
+        rows: &[u32],
+        mut held: Option<&mut Vec<B::Cache>>,
+    ) -> Result<B::Activation, Error> {
         let b = &self.backend;
         let rotation = self.rotation(batch);
         let options = self.attention_options();
@@ -151,7 +160,9 @@ impl<B: Backend> Llama<B> {
             x = self.mlp(&x, &layer);
         }
         let x = b.rms_norm(&b.gather(&x, rows), &self.ends.norm, self.config.rms_norm_eps as f32);
-        Ok(b.linear(&self.operand(&x, Role::HeadActivation), &self.ends.head, None))
+        let [logits] =
+            b.linear(&self.operand(&x, Role::HeadActivation), [Linear { weight: &self.ends.head, bias: None }]);
+        Ok(logits)
     }
 
     /// x + o_proj(attention(q, k, v)) with q, k, v from the norm of x.
@@ -165,12 +176,12 @@ impl<B: Backend> Llama<B> {
         let b = &self.backend;
         let h = b.rms_norm(x, &layer.input_norm, self.config.rms_norm_eps as f32);
         let h = self.operand(&h, Role::ProjectionActivation); // quantized once for q, k and v
-        let q = b.rope(&self.project(&h, &layer.q), rotation);
-        let k = b.rope(&self.project(&h, &layer.k), rotation);
-        let v = self.project(&h, &layer.v);
+        let [q, k, v] = b.linear(&h, [layer.q.linear(), layer.k.linear(), layer.v.linear()]);
+        let (q, k) = (b.rope(&q, rotation), b.rope(&k, rotation));
         b.append(&mut caches.iter_mut().collect::<Vec<_>>(), &k, &v, &batch.sequences);
         let mixed = b.attention(&q, &caches.iter().collect::<Vec<_>>(), &batch.sequences, options);
-        b.add(x, &self.project(&self.operand(&mixed, Role::ProjectionActivation), &layer.o))
+        let [out] = b.linear(&self.operand(&mixed, Role::ProjectionActivation), [layer.o.linear()]);
+        b.add(x, &out)
     }
 
     /// x + down(silu(gate) · up) with gate and up from the norm of x.
@@ -178,16 +189,14 @@ impl<B: Backend> Llama<B> {
         let b = &self.backend;
         let h = b.rms_norm(x, &layer.post_attention_norm, self.config.rms_norm_eps as f32);
         let h = self.operand(&h, Role::MlpActivation); // quantized once for gate and up
-        let h = b.gated(&self.project(&h, &layer.gate), &self.project(&h, &layer.up));
-        b.add(x, &self.project(&self.operand(&h, Role::MlpActivation), &layer.down))
+        let [gate, up] = b.linear(&h, [layer.gate.linear(), layer.up.linear()]);
+        let h = b.gated(&gate, &up);
+        let [out] = b.linear(&self.operand(&h, Role::MlpActivation), [layer.down.linear()]);
+        b.add(x, &out)
     }
 
     fn operand(&self, x: &B::Activation, role: Role) -> B::Operand {
         self.backend.operand(x, block_format(&self.recipe, role))
-    }
-
-    fn project(&self, x: &B::Operand, projection: &Projection<B>) -> B::Activation {
-        self.backend.linear(x, &projection.weight, projection.bias.as_deref())
     }
 
     fn attention_options(&self) -> Attention {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use half::bf16;
-use microscale_tensor::{Backend, BlockFormat, Matrix, WeightMatrix};
+use microscale_tensor::{Backend, BlockFormat, Linear, Matrix, WeightMatrix};
 
 use crate::{Config, Error, Recipe, Role};
 
@@ -13,6 +13,13 @@ pub struct Projection<B: Backend> {
     pub weight: B::Weight,
     /// One per output.
     pub bias: Option<Vec<bf16>>,
+}
+
+impl<B: Backend> Projection<B> {
+    /// As the backend takes it.
+    pub fn linear(&self) -> Linear<'_, B::Weight> {
+        Linear { weight: &self.weight, bias: self.bias.as_deref() }
+    }
 }
 
 /// One transformer layer.

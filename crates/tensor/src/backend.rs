@@ -52,6 +52,15 @@ impl WeightMatrix {
     }
 }
 
+/// A weight and its bias.
+#[derive(Debug)]
+pub struct Linear<'a, W> {
+    /// `[outputs, inputs]`.
+    pub weight: &'a W,
+    /// One per output.
+    pub bias: Option<&'a [bf16]>,
+}
+
 /// The cosines and sines of rotary embedding, one row of `head_dim` each per token, rounded to bf16.
 #[derive(Clone, Debug)]
 pub struct Rotation {
@@ -113,6 +122,9 @@ pub trait Backend: Sync {
     /// The keys and values of one sequence in one layer.
     type Cache: Send + Sync;
 
+    /// Runs `work`, whose operations then start without delay. Operations work outside of it too.
+    fn session<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
+
     /// Lays out a weight.
     fn weight(&self, matrix: WeightMatrix) -> Self::Weight;
 
@@ -131,8 +143,12 @@ pub trait Backend: Sync {
     /// Quantizes activations along their features, or prepares them as they are.
     fn operand(&self, x: &Self::Activation, format: Option<BlockFormat>) -> Self::Operand;
 
-    /// x · wᵀ + bias: `[tokens, outputs]`.
-    fn linear(&self, x: &Self::Operand, weight: &Self::Weight, bias: Option<&[bf16]>) -> Self::Activation;
+    /// x · wᵀ + bias: `[tokens, outputs]`, for several weights at once.
+    fn linear<const N: usize>(
+        &self,
+        x: &Self::Operand,
+        weights: [Linear<'_, Self::Weight>; N],
+    ) -> [Self::Activation; N];
 
     /// Rotary position embedding of every head: x·cos + rotate_half(x)·sin, each product rounded.
     fn rope(&self, x: &Self::Activation, rotation: &Rotation) -> Self::Activation;

@@ -11,12 +11,11 @@ mod cpu;
 mod error;
 pub mod math;
 mod matrix;
-pub mod peaks;
 mod reference;
 mod tensor;
 
-pub use backend::{Attention, Backend, BlockFormat, KeyValueLayout, Rotation, TokenScore, WeightMatrix};
-pub use cpu::{Cpu, Isa, UnsupportedIsa};
+pub use backend::{Attention, Backend, BlockFormat, KeyValueLayout, Linear, Rotation, TokenScore, WeightMatrix};
+pub use cpu::{Cpu, Isa, UnsupportedIsa, peaks};
 pub use error::Error;
 pub use matrix::Matrix;
 pub use reference::Reference;

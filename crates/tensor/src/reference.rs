@@ -7,7 +7,7 @@ use std::ops::Range;
 use half::bf16;
 use microscale_formats::{E8M0, quantize_block, round_to_bf16};
 
-use crate::backend::{Attention, Backend, BlockFormat, KeyValueLayout, Rotation, TokenScore, WeightMatrix};
+use crate::backend::{Attention, Backend, BlockFormat, KeyValueLayout, Linear, Rotation, TokenScore, WeightMatrix};
 use crate::{Matrix, MxTensor, math};
 
 /// Chunk of a product of two bf16 operands, along k.
@@ -224,6 +224,10 @@ impl Backend for Reference {
     type Operand = Factored;
     type Cache = Cache;
 
+    fn session<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        work()
+    }
+
     fn weight(&self, weight: WeightMatrix) -> Factored {
         match weight {
             WeightMatrix::Bf16(m) => Factored::new(floats(m.values()), m.columns(), None),
@@ -257,14 +261,16 @@ impl Backend for Reference {
         Factored::new(floats(x.values()), x.columns(), format)
     }
 
-    fn linear(&self, x: &Factored, weight: &Factored, bias: Option<&[bf16]>) -> Matrix {
-        let outputs = weight.rows();
-        let each = (0..x.rows() * outputs).map(|i| {
-            let (row, output) = (i / outputs, i % outputs);
-            let sum = dot(x, row, weight, output);
-            bias.map_or(sum, |b| sum + b[output].to_f32())
-        });
-        matrix(x.rows(), outputs, each)
+    fn linear<const N: usize>(&self, x: &Factored, weights: [Linear<'_, Factored>; N]) -> [Matrix; N] {
+        weights.map(|Linear { weight, bias }| {
+            let outputs = weight.rows();
+            let each = (0..x.rows() * outputs).map(|i| {
+                let (row, output) = (i / outputs, i % outputs);
+                let sum = dot(x, row, weight, output);
+                bias.map_or(sum, |b| sum + b[output].to_f32())
+            });
+            matrix(x.rows(), outputs, each)
+        })
     }
 
     fn rope(&self, x: &Matrix, rotation: &Rotation) -> Matrix {

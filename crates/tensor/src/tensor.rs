@@ -166,10 +166,15 @@ impl MxTensor {
 
     /// One code per value of row `i`.
     pub(crate) fn row_codes(&self, i: usize) -> Vec<u8> {
-        let rows = self.rows();
-        let mut codes = vec![0; rows.length];
-        unpack(&self.codes[i * rows.code_bytes..][..rows.code_bytes], self.format.element.bits(), &mut codes);
+        let mut codes = vec![0; self.rows().length];
+        self.unpack_row(i, &mut codes);
         codes
+    }
+
+    /// Writes one code per value of row `i`, as many as there are.
+    pub(crate) fn unpack_row(&self, i: usize, codes: &mut [u8]) {
+        let bytes = self.rows().code_bytes;
+        unpack(&self.codes[i * bytes..][..bytes], self.format.element.bits(), codes);
     }
 
     /// The scales of row `i`.

@@ -1,6 +1,7 @@
 //! The CPU backend: the kernels of [`kernel`], for the instruction set chosen at run time, on rayon's threads.
 
 mod kernel;
+pub mod peaks;
 mod simd;
 
 use std::ops::Range;
@@ -8,7 +9,7 @@ use std::ops::Range;
 use half::bf16;
 
 use crate::Matrix;
-use crate::backend::{Attention, Backend, BlockFormat, KeyValueLayout, Rotation, TokenScore, WeightMatrix};
+use crate::backend::{Attention, Backend, BlockFormat, KeyValueLayout, Linear, Rotation, TokenScore, WeightMatrix};
 pub(crate) use kernel::quantize::Quantizer;
 use kernel::{attention, cache::Cache, linear, operand::Operand, panels::Panels, rows};
 pub use simd::{Isa, UnsupportedIsa};
@@ -48,6 +49,11 @@ impl Backend for Cpu {
     type Operand = Operand;
     type Cache = Cache;
 
+    fn session<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        // On one of rayon's threads: from any other, every operation would wait for one of them to wake up.
+        rayon::scope(|_| work())
+    }
+
     fn weight(&self, matrix: WeightMatrix) -> Panels {
         Panels::new(matrix)
     }
@@ -72,8 +78,8 @@ impl Backend for Cpu {
         Operand::new(self.isa, x, format)
     }
 
-    fn linear(&self, x: &Operand, weight: &Panels, bias: Option<&[bf16]>) -> Matrix {
-        linear::linear(self.isa, x, weight, bias)
+    fn linear<const N: usize>(&self, x: &Operand, weights: [Linear<'_, Panels>; N]) -> [Matrix; N] {
+        linear::linear(self.isa, x, weights)
     }
 
     fn rope(&self, x: &Matrix, rotation: &Rotation) -> Matrix {

@@ -10,3 +10,4 @@ pub(super) mod panels;
 pub(super) mod product;
 pub(super) mod quantize;
 pub(super) mod rows;
+mod stream;

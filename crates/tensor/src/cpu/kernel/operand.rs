@@ -4,8 +4,9 @@ use rayon::prelude::*;
 
 use super::bf16::floats;
 use super::linear::FEW;
-use super::product::{Extent, STEP, Scales, TILE, XTile};
+use super::product::{Extent, STEP, Scales, StepBytes, TILE, XTile, unit};
 use super::quantize::Quantizer;
+use crate::cpu::simd::codes::{BYTE_BIAS, is_small_integer};
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{Isa, LANES, dispatch};
 use crate::{BlockFormat, Matrix};
@@ -28,6 +29,7 @@ pub(in crate::cpu) struct Tile {
     /// `[block]`, those of rows beyond the last 1 and 0.
     powers: Vec<[f32; TILE]>,
     mass: Vec<[f32; TILE]>,
+    bytes: Vec<StepBytes>,
     extent: Option<Extent>,
 }
 
@@ -94,6 +96,9 @@ impl Tile {
         room.values.clear();
         room.values.resize(steps * STEP, 0.0);
         room.blocks.resize(blocks, [0.0; 2]);
+        let units = format.filter(|f| stride <= FEW && is_small_integer(f.element)).map(|f| 1.0 / unit(f.element));
+        self.bytes.clear();
+        self.bytes.resize(if units.is_some() { steps * stride } else { 0 }, StepBytes::default());
         let mut extent: Option<Extent> = None;
         for r in 0..rows {
             let values = &mut room.values[..k];
@@ -110,6 +115,9 @@ impl Tile {
             }
             for (step, values) in room.values.as_chunks::<STEP>().0.iter().enumerate() {
                 pack_pairs(values, &mut self.lanes[step * stride + r].0);
+                if let Some(units) = units {
+                    self.bytes[step * stride + r] = step_bytes(values, units);
+                }
             }
         }
         self.extent = extent.or_else(|| format.map(|f| Extent::of_scales(f.element, &self.powers)));
@@ -121,6 +129,8 @@ impl Tile {
             stride: self.stride,
             scales: format.map(|f| Scales { block_size: f.block_size, powers: &self.powers }),
             mass: &self.mass,
+            bytes: &self.bytes,
+            unit: format.map_or(1.0, |f| unit(f.element)),
             extent: self.extent.unwrap_or(Extent::of_values([])),
         }
     }
@@ -132,4 +142,17 @@ fn pack_pairs(values: &[f32; STEP], to: &mut [u32; LANES]) {
     for (to, [low, high]) in to.iter_mut().zip(values.as_chunks::<2>().0) {
         *to = low.to_bits() >> 16 | high.to_bits() & 0xFFFF_0000;
     }
+}
+
+/// Elements that are whole numbers of units, each below 128, as bytes.
+#[inline(always)]
+fn step_bytes(values: &[f32; STEP], units: f32) -> StepBytes {
+    let mut bytes = StepBytes::default();
+    let mut sum = 0;
+    for (quad, values) in bytes.quads.iter_mut().zip(values.as_chunks::<4>().0) {
+        *quad = u32::from_le_bytes(values.map(|x| (x * units) as i8 as u8));
+        sum += values.iter().map(|x| (x * units) as i32).sum::<i32>();
+    }
+    bytes.start = -BYTE_BIAS * sum;
+    bytes
 }

@@ -1,18 +1,15 @@
 //! Weights laid out for the product: panels of sixteen outputs, packed at their true width.
 
 use half::bf16;
-use microscale_formats::{E8M0, ElementFormat, INT8, pack};
+use microscale_formats::{E8M0, ElementFormat, INT8};
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::product::{Extent, PANEL, STEP, Scales, WPanel, unit};
-use crate::cpu::simd::codes::{CodeTable, QUAD, position};
+use crate::cpu::simd::codes::{CodeTable, QUAD, QUADS, pack_step, position};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
 use crate::{Matrix, MxTensor, WeightMatrix};
-
-/// Quads of codes of a step.
-pub(super) const QUADS: usize = STEP / 4;
 
 /// A step of zeros.
 pub(in crate::cpu) const ZERO: Step = [Lanes::ZERO; LANES];
@@ -37,8 +34,10 @@ pub(in crate::cpu) struct Packed {
     pub(in crate::cpu) block_size: usize,
     pub(in crate::cpu) table: Box<CodeTable>,
     pub(in crate::cpu) ratio: f32,
+    /// The smallest magnitude of the format.
+    pub(in crate::cpu) unit: f32,
     k: usize,
-    /// `[panel][step][quad]` of 64 codes each; some bytes more, so that a load of 64 may begin anywhere.
+    /// `[panel][step]`, each packed by [`pack_step`].
     codes: Buffer,
     /// `[panel][block]`.
     scales: Vec<[E8M0; PANEL]>,
@@ -75,43 +74,54 @@ impl Panels {
         let (outputs, k) = (tensor.shape()[0], tensor.shape()[1]);
         let (element, block_size) = (tensor.format().element, tensor.format().block_size);
         let (bits, blocks) = (element.bits(), k.div_ceil(block_size));
-        let (panels, quad) = (outputs.div_ceil(PANEL), QUAD * bits as usize / 8);
-        let width = k.div_ceil(STEP) * QUADS * quad;
+        let (panels, steps) = (outputs.div_ceil(PANEL), k.div_ceil(STEP));
+        let width = steps * QUAD * bits as usize;
         let one = E8M0::from_exponent(0);
         let magnitude = if element == INT8 { 0xFF } else { (1u8 << (bits - 1)) - 1 };
         let mut scales = vec![[one; PANEL]; panels * blocks];
-        let mut codes = Buffer::zeroed(panels * width + QUAD);
-        codes.bytes_mut()[..panels * width]
-            .par_chunks_mut(width)
-            .zip(scales.par_chunks_mut(blocks))
-            .enumerate()
-            .for_each_init(
-                || vec![[0u8; QUAD]; width / quad],
-                |unpacked, (panel, (codes, scales))| {
-                    unpacked.fill([0; QUAD]);
-                    for output in 0..PANEL.min(outputs - panel * PANEL) {
-                        let row = tensor.row_codes(panel * PANEL + output);
-                        for (k, &code) in row.iter().enumerate() {
-                            unpacked[k / 4][position(output, k % 4)] = code;
-                        }
-                        let row_scales = tensor.row_scales(panel * PANEL + output);
-                        for ((to, &scale), block) in scales.iter_mut().zip(row_scales).zip(row.chunks(block_size)) {
-                            // A block of zeros takes the scale 1, as in the operand: see `Quantizer::row`.
-                            let zero = scale != E8M0::NAN && block.iter().all(|&c| c & magnitude == 0);
-                            to[output] = if zero { one } else { scale };
+        let mut codes = Buffer::zeroed(panels * width);
+        let each = codes.bytes_mut().par_chunks_mut(width).zip(scales.par_chunks_mut(blocks));
+        each.enumerate().for_each_init(
+            || (vec![[[0u8; QUAD]; QUADS]; steps], vec![0u8; k]),
+            |(unpacked, row), (panel, (codes, scales))| {
+                for output in 0..PANEL.min(outputs - panel * PANEL) {
+                    tensor.unpack_row(panel * PANEL + output, row);
+                    for (step, row) in unpacked.iter_mut().zip(row.chunks(STEP)) {
+                        for (quad, row) in step.iter_mut().zip(row.chunks(4)) {
+                            for (k, &code) in row.iter().enumerate() {
+                                quad[position(output, k)] = code;
+                            }
                         }
                     }
-                    codes.copy_from_slice(&pack(unpacked.as_flattened(), bits));
-                },
-            );
+                    let row_scales = tensor.row_scales(panel * PANEL + output);
+                    for ((to, &scale), block) in scales.iter_mut().zip(row_scales).zip(row.chunks(block_size)) {
+                        // A block of zeros takes the scale 1, as in the operand: see `Quantizer::row`.
+                        let zero = scale != E8M0::NAN && block.iter().all(|&c| c & magnitude == 0);
+                        to[output] = if zero { one } else { scale };
+                    }
+                }
+                for (step, to) in unpacked.iter().zip(codes.chunks_exact_mut(QUAD * bits as usize)) {
+                    pack_step(step, bits, to);
+                }
+            },
+        );
         let powers: Vec<[f32; PANEL]> = scales.iter().map(|s| s.map(E8M0::value)).collect();
         let extent = Extent::of_scales(element, &powers);
-        let (table, ratio) = (Box::new(CodeTable::new(element)), ratio(element));
+        let table = Box::new(CodeTable::new(element));
         Panels {
             outputs,
             k,
             extent,
-            storage: Storage::Packed(Packed { bits, block_size, table, ratio, k, codes, scales }),
+            storage: Storage::Packed(Packed {
+                bits,
+                block_size,
+                table,
+                ratio: ratio(element),
+                unit: unit(element),
+                k,
+                codes,
+                scales,
+            }),
         }
     }
 
@@ -124,13 +134,13 @@ impl Panels {
         self.as_packed().map(|p| p.block_size)
     }
 
-    /// The steps of a plain panel.
+    /// The steps of a plain panel; none of a packed one.
     #[inline(always)]
-    pub(in crate::cpu) fn plain_steps(&self, panel: usize) -> Option<&[Step]> {
+    pub(in crate::cpu) fn plain_steps(&self, panel: usize) -> &[Step] {
         let width = self.k.div_ceil(STEP);
         match &self.storage {
-            Storage::Plain(steps) => Some(&steps[panel * width..][..width]),
-            Storage::Packed(_) => None,
+            Storage::Plain(steps) => &steps[panel * width..][..width],
+            Storage::Packed(_) => &[],
         }
     }
 
@@ -166,13 +176,13 @@ impl Panels {
 impl Packed {
     /// Bytes of the codes of a panel.
     fn width(&self) -> usize {
-        self.k.div_ceil(STEP) * QUADS * QUAD * self.bits as usize / 8
+        self.k.div_ceil(STEP) * QUAD * self.bits as usize
     }
 
-    /// The codes of a panel, and up to 63 bytes more.
+    /// The codes of a panel.
     #[inline(always)]
     pub(in crate::cpu) fn codes(&self, panel: usize) -> &[u8] {
-        &self.codes.bytes()[panel * self.width()..][..self.width() + QUAD]
+        &self.codes.bytes()[panel * self.width()..][..self.width()]
     }
 
     /// The scales of a panel.
@@ -187,9 +197,9 @@ impl Packed {
         let codes = self.codes(panel);
         scratch.steps.resize(self.k.div_ceil(STEP), ZERO);
         for (s, step) in scratch.steps.iter_mut().enumerate() {
-            let codes = step_bytes::<BITS>(codes, s);
+            let codes = step_codes::<BITS>(codes, s);
             for (q, pairs) in step.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                let [first, second] = simd.decode::<BITS>(&self.table, quad::<BITS>(codes, q));
+                let [first, second] = simd.decode::<BITS>(&self.table, codes, q);
                 simd.store_pairs(first, &mut pairs[0].0);
                 simd.store_pairs(second, &mut pairs[1].0);
             }
@@ -202,17 +212,10 @@ impl Packed {
     }
 }
 
-/// The codes of step `step`, and up to 63 bytes more.
+/// The codes of one step of a panel.
 #[inline(always)]
-pub(super) fn step_bytes<const BITS: usize>(codes: &[u8], step: usize) -> &[u8] {
-    &codes[step * QUADS * QUAD * BITS / 8..][..(QUADS - 1) * QUAD * BITS / 8 + QUAD]
-}
-
-/// The bytes from quad `index` on.
-#[inline(always)]
-pub(in crate::cpu) fn quad<const BITS: usize>(codes: &[u8], index: usize) -> &[u8; 64] {
-    let start = index * QUAD * BITS / 8;
-    codes[start..start + QUAD].first_chunk().expect("as many bytes as were sliced")
+pub(super) fn step_codes<const BITS: usize>(codes: &[u8], step: usize) -> &[u8] {
+    &codes[step * QUAD * BITS..][..QUAD * BITS]
 }
 
 /// The largest magnitude of a format over the smallest, where `f32` counts so far; else infinity.

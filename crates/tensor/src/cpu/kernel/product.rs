@@ -17,6 +17,7 @@ use std::ops::Range;
 use microscale_formats::ElementFormat;
 
 use crate::BlockFormat;
+use crate::cpu::simd::codes::QUADS;
 use crate::cpu::simd::tiles::{Configured, Lanes, Step, Sums};
 use crate::cpu::simd::{LANES, Simd};
 
@@ -47,7 +48,20 @@ pub(in crate::cpu) struct XTile<'a> {
     /// Per block and row the sum of magnitudes over the largest power of two that divides all of them: no partial
     /// sum of the block is a larger multiple of that power. Empty where nobody asks.
     pub(in crate::cpu) mass: &'a [[f32; TILE]],
+    /// `[step][row]`, where the elements are small integers times `unit` and the rows are few; else empty.
+    pub(in crate::cpu) bytes: &'a [StepBytes],
+    /// The smallest magnitude of the format, 1 where there is none.
+    pub(in crate::cpu) unit: f32,
     pub(in crate::cpu) extent: Extent,
+}
+
+/// A step of a row in signed bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::cpu) struct StepBytes {
+    /// Four elements each.
+    pub(in crate::cpu) quads: [u32; QUADS],
+    /// What a sum of products with bytes that are [`BYTE_BIAS`](crate::cpu::simd::codes::BYTE_BIAS) too large has to start with.
+    pub(in crate::cpu) start: i32,
 }
 
 /// Sixteen outputs: `steps[stride · (k / 32 − first)][k % 32 / 2].0[output]`, scales likewise.
@@ -68,6 +82,16 @@ impl<'a> XTile<'a> {
     #[inline(always)]
     pub(in crate::cpu) fn row(&self, step: usize, row: usize) -> &'a [u32; LANES] {
         &self.lanes[step * self.stride + row].0
+    }
+
+    /// The pairs of the first `R` rows in a step.
+    #[inline(always)]
+    pub(in crate::cpu) fn rows<const R: usize>(&self, step: usize) -> [&'a [u32; LANES]; R] {
+        let mut rows = [self.row(step, 0); R];
+        for r in 1..R {
+            rows[r] = self.row(step, r);
+        }
+        rows
     }
 
     /// The scale of a row in the block that holds element `k`.

@@ -78,8 +78,8 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn decode<const BITS: usize>(self, table: &CodeTable, packed: &[u8; 64]) -> [__m512i; 2] {
-        table.decode::<BITS>(packed).map(|pairs| self.load_pairs(&pairs))
+    fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
+        table.decode::<BITS>(step, quad).map(|pairs| self.load_pairs(&pairs))
     }
     #[inline(always)]
     fn prefetch(self, here: &[u8; 64]) {

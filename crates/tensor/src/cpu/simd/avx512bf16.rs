@@ -6,10 +6,10 @@ use std::sync::LazyLock;
 use microscale_formats::E8M0;
 
 use super::avx512::Avx512;
-use super::codes::CodeTable;
-use super::{LANES, Simd};
+use super::codes::{CodeTable, QUAD};
+use super::{ByteProducts, LANES, Simd};
 
-/// Proof of AVX-512 with VBMI and BF16, the latter adding in the canonical order.
+/// Proof of AVX-512 with VBMI, VNNI and BF16, the latter adding in the canonical order.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Bf16(Avx512);
 
@@ -17,7 +17,9 @@ impl Avx512Bf16 {
     pub(super) fn detect() -> Option<Avx512Bf16> {
         static DETECTED: LazyLock<Option<Avx512Bf16>> = LazyLock::new(|| {
             let base = Avx512::detect()?;
-            let has = is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512bf16");
+            let has = is_x86_feature_detected!("avx512vbmi")
+                && is_x86_feature_detected!("avx512bf16")
+                && is_x86_feature_detected!("avx512vnni");
             has.then_some(Avx512Bf16(base)).filter(|simd| simd.adds_in_order())
         });
         *DETECTED
@@ -46,6 +48,38 @@ impl Avx512Bf16 {
             });
             found.map(f32::to_bits) == expected.map(f32::to_bits)
         })
+    }
+}
+
+impl Avx512Bf16 {
+    /// The codes of a quad, a byte each; of codes of 4 and 6 bits those lowest bits only count.
+    #[inline(always)]
+    fn codes<const BITS: usize>(self, step: &[u8], quad: usize) -> __m512i {
+        let step: &[[u8; QUAD]] = step.as_chunks().0;
+        // SAFETY: `self` proves AVX-512; 64 bytes are loaded from 64.
+        let load = |i: usize| unsafe { _mm512_loadu_si512(step[i].as_ptr().cast()) };
+        match BITS {
+            4 if quad.is_multiple_of(2) => load(quad / 2),
+            // SAFETY: `self` proves AVX-512.
+            4 => unsafe { _mm512_srli_epi16::<4>(load(quad / 2)) },
+            6 if quad % 4 < 3 => load(quad / 4 * 3 + quad % 4),
+            6 => {
+                let first = quad / 4 * 3;
+                // SAFETY: `self` proves AVX-512. Shifts move bits between neighbouring bytes, to where they are
+                // masked or do not count.
+                unsafe {
+                    let [a, b, c] = [
+                        _mm512_srli_epi16::<6>(load(first)),
+                        _mm512_srli_epi16::<4>(load(first + 1)),
+                        _mm512_srli_epi16::<2>(load(first + 2)),
+                    ];
+                    // Where the mask is set the first, else the second.
+                    let low = _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(0b0011), a, b);
+                    _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(0b1111), low, c)
+                }
+            }
+            _ => load(quad),
+        }
     }
 }
 
@@ -99,57 +133,29 @@ impl Simd for Avx512Bf16 {
         unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(x), std::mem::transmute::<__m512i, __m512bh>(w)) }
     }
     #[inline(always)]
-    fn decode<const BITS: usize>(self, table: &CodeTable, packed: &[u8; 64]) -> [__m512i; 2] {
-        // SAFETY: `self` proves AVX-512 with VBMI; the loads lie within the 64 bytes and the tables.
+    fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
+        let codes = self.codes::<BITS>(step, quad);
+        // SAFETY: `self` proves AVX-512 with VBMI; the loads lie within the tables.
         unsafe {
-            let packed = packed.as_ptr();
             let at = |table: &[u8; 128], i: usize| _mm512_loadu_si512(table.as_ptr().add(64 * i).cast());
-            match BITS {
-                4 => {
-                    let bytes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(packed.cast()));
-                    let nibbles = _mm512_or_si512(bytes, _mm512_slli_epi16::<4>(bytes));
-                    let codes = _mm512_and_si512(nibbles, _mm512_set1_epi8(15));
-                    // The tables of 4-bit codes repeat every 16 bytes.
-                    let [low, high] = [at(&table.low, 0), at(&table.high, 0)];
-                    interleave(_mm512_shuffle_epi8(low, codes), _mm512_shuffle_epi8(high, codes))
-                }
-                6 => {
-                    // Eight codes lie in six bytes: spread those over eight, then cut at every sixth bit.
-                    const SPREAD: [u8; 64] = {
-                        let mut spread = [0; 64];
-                        let mut i = 0;
-                        while i < 64 {
-                            spread[i] = if i % 8 < 6 { (i / 8 * 6 + i % 8) as u8 } else { 0 };
-                            i += 1;
-                        }
-                        spread
-                    };
-                    let spread = _mm512_loadu_si512(SPREAD.as_ptr().cast());
-                    let bytes = _mm512_permutexvar_epi8(spread, _mm512_loadu_si512(packed.cast()));
-                    let cuts = _mm512_set1_epi64(0x2A24_1E18_120C_0600);
-                    // Bits above the sixth are ignored by the look-up.
-                    let codes = _mm512_multishift_epi64_epi8(cuts, bytes);
-                    let [low, high] = [at(&table.low, 0), at(&table.high, 0)];
-                    interleave(_mm512_permutexvar_epi8(codes, low), _mm512_permutexvar_epi8(codes, high))
-                }
-                _ => {
-                    let codes = _mm512_loadu_si512(packed.cast());
-                    let magnitudes = if table.twos_complement { _mm512_abs_epi8(codes) } else { codes };
-                    // The look-up takes seven bits.
-                    let look_up =
-                        |table| _mm512_permutex2var_epi8(at(table, 0), magnitudes, at(table, 1));
-                    let (mut low, mut high) = (look_up(&table.low), look_up(&table.high));
-                    // high | (codes & sign bit)
-                    high = _mm512_ternarylogic_epi32::<0xF8>(high, codes, _mm512_set1_epi8(-128));
-                    if table.twos_complement {
-                        let most_negative = _mm512_cmpeq_epi8_mask(codes, _mm512_set1_epi8(-128));
-                        let word = table.words[128].to_le_bytes().map(|b| _mm512_set1_epi8(b as i8));
-                        low = _mm512_mask_mov_epi8(low, most_negative, word[0]);
-                        high = _mm512_mask_mov_epi8(high, most_negative, word[1]);
-                    }
-                    interleave(low, high)
-                }
+            if BITS < 8 {
+                // The look-up takes the low six bits; the tables of 4-bit codes repeat every 16.
+                let [low, high] = [at(&table.low, 0), at(&table.high, 0)];
+                return interleave(_mm512_permutexvar_epi8(codes, low), _mm512_permutexvar_epi8(codes, high));
             }
+            let magnitudes = if table.twos_complement { _mm512_abs_epi8(codes) } else { codes };
+            // The look-up takes seven bits.
+            let look_up = |table| _mm512_permutex2var_epi8(at(table, 0), magnitudes, at(table, 1));
+            let (mut low, mut high) = (look_up(&table.low), look_up(&table.high));
+            // high | (codes & sign bit)
+            high = _mm512_ternarylogic_epi32::<0xF8>(high, codes, _mm512_set1_epi8(-128));
+            if table.twos_complement {
+                let most_negative = _mm512_cmpeq_epi8_mask(codes, _mm512_set1_epi8(-128));
+                let word = table.words[128].to_le_bytes().map(|b| _mm512_set1_epi8(b as i8));
+                low = _mm512_mask_mov_epi8(low, most_negative, word[0]);
+                high = _mm512_mask_mov_epi8(high, most_negative, word[1]);
+            }
+            interleave(low, high)
         }
     }
     #[inline(always)]
@@ -162,11 +168,47 @@ impl Simd for Avx512Bf16 {
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,fma")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx512vnni,fma")]
         fn run<R>(f: impl FnOnce() -> R) -> R {
             f()
         }
         // SAFETY: `self` proves these features.
         unsafe { run(f) }
+    }
+}
+
+impl ByteProducts for Avx512Bf16 {
+    type I32 = __m512i;
+    type Bytes = __m512i;
+
+    #[inline(always)]
+    fn start(self, x: i32) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> __m512i {
+        let codes = self.codes::<BITS>(step, quad);
+        // SAFETY: `self` proves AVX-512 with VBMI; the load lies within the table.
+        unsafe {
+            // Two pairs of four outputs to four elements of each.
+            let order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+            let codes = _mm512_shuffle_epi8(codes, order);
+            match BITS {
+                // Codes of 8 bits are two's complement here: flipping the sign bit adds 128.
+                8 => _mm512_xor_si512(codes, _mm512_set1_epi8(-128)),
+                _ => _mm512_permutexvar_epi8(codes, _mm512_loadu_si512(table.as_ptr().cast())),
+            }
+        }
+    }
+    #[inline(always)]
+    fn dot_bytes(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512 VNNI.
+        unsafe { _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x as i32)) }
+    }
+    #[inline(always)]
+    fn float(self, x: __m512i) -> __m512 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_cvtepi32_ps(x) }
     }
 }

@@ -1,11 +1,13 @@
 //! Element codes in the order the product wants them, and their values by look-up.
 
-use microscale_formats::{E8M0, ElementFormat};
+use microscale_formats::{E2M1, E2M3, E8M0, ElementFormat, INT8};
 
 use super::LANES;
 
 /// Codes that are decoded together: two pairs along k of sixteen outputs.
 pub(crate) const QUAD: usize = 4 * LANES;
+/// Quads of a step of 32 elements along k.
+pub(crate) const QUADS: usize = 8;
 
 /// Where in 64 codes the one of `output` and element `k` (0 to 3) stands.
 ///
@@ -25,6 +27,16 @@ pub(crate) struct CodeTable {
     pub(crate) high: [u8; 128],
     /// Whether the codes of 8 bits are two's complement rather than sign and magnitude.
     pub(crate) twos_complement: bool,
+    /// Of small integers: the value of each code in units, plus [`BYTE_BIAS`]; codes of 4 bits repeat every 16.
+    pub(crate) bytes: Option<[u8; 256]>,
+}
+
+/// What is added to weights to make their bytes unsigned, which is what the machines multiply signed ones by.
+pub(crate) const BYTE_BIAS: i32 = 128;
+
+/// Whether the values of a format are small integers times its smallest magnitude, and fit a byte.
+pub(crate) fn is_small_integer(element: ElementFormat) -> bool {
+    [E2M1, E2M3, INT8].contains(&element)
 }
 
 impl CodeTable {
@@ -35,31 +47,69 @@ impl CodeTable {
             low: std::array::from_fn(|code| words[code] as u8),
             high: std::array::from_fn(|code| (words[code] >> 8) as u8),
             words,
-            twos_complement: element == microscale_formats::INT8,
+            twos_complement: element == INT8,
+            bytes: is_small_integer(element).then(|| {
+                let units = if element == INT8 { 64.0 } else { 1.0 / element.min_positive() };
+                std::array::from_fn(|code| ((element.decode(code as u8 & mask) * units) as i32 + BYTE_BIAS) as u8)
+            }),
         }
     }
 
-    /// The values of pair `index` of the codes of `BITS` bits.
+    /// What [`Simd::decode`](super::Simd::decode) returns, one value after another.
     #[inline(always)]
-    fn pair<const BITS: usize>(&self, packed: &[u8; 64], index: usize) -> u32 {
-        let [low, high] = match BITS {
-            4 => [packed[index] & 15, packed[index] >> 4],
-            6 => {
-                let at = index / 2 * 3;
-                let word = u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], 0]) >> (index % 2 * 12);
-                [(word & 63) as u8, (word >> 6 & 63) as u8]
-            }
-            _ => [packed[2 * index], packed[2 * index + 1]],
-        };
-        u32::from(self.words[usize::from(low)]) | u32::from(self.words[usize::from(high)]) << 16
-    }
-
-    /// What [`Simd::decode`](super::Simd::decode) returns, one pair after another.
-    #[inline(always)]
-    pub(crate) fn decode<const BITS: usize>(&self, packed: &[u8; 64]) -> [[u32; LANES]; 2] {
+    pub(crate) fn decode<const BITS: usize>(&self, step: &[u8], quad: usize) -> [[u32; LANES]; 2] {
+        let word = |position| u32::from(self.words[usize::from(code::<BITS>(step, quad, position))]);
         std::array::from_fn(|pair| {
-            std::array::from_fn(|output| self.pair::<BITS>(packed, position(output, 2 * pair) / 2))
+            std::array::from_fn(|output| {
+                let at = position(output, 2 * pair);
+                word(at) | word(at + 1) << 16
+            })
         })
+    }
+}
+
+/// Packs the codes of a step, quad after quad, into `BITS · 64` bytes.
+///
+/// A register full of bytes should give a quad with little to shift and nothing to shuffle:
+///
+/// - 8 bits: a byte a code.
+/// - 4 bits: 64 bytes hold two quads, one in the low and one in the high halves.
+/// - 6 bits: 192 bytes hold four quads. Three of them lie in the low six bits of 64 bytes each; the fourth is cut in
+///   three, two bits to the top of each of those bytes.
+pub(crate) fn pack_step(codes: &[[u8; QUAD]; QUADS], bits: u32, to: &mut [u8]) {
+    match bits {
+        4 => {
+            for (to, [low, high]) in to.as_chunks_mut::<QUAD>().0.iter_mut().zip(codes.as_chunks::<2>().0) {
+                for ((to, low), high) in to.iter_mut().zip(low).zip(high) {
+                    *to = low & 15 | high << 4;
+                }
+            }
+        }
+        6 => {
+            let thirds = to.as_chunks_mut::<QUAD>().0.as_chunks_mut::<3>().0;
+            for (to, [codes @ .., cut]) in thirds.iter_mut().zip(codes.as_chunks::<4>().0) {
+                for (third, (to, codes)) in to.iter_mut().zip(codes).enumerate() {
+                    for ((to, code), cut) in to.iter_mut().zip(codes).zip(cut) {
+                        *to = code & 63 | cut >> (2 * third) << 6;
+                    }
+                }
+            }
+        }
+        _ => to.copy_from_slice(codes.as_flattened()),
+    }
+}
+
+/// The code at `position` of a quad of a packed step.
+#[inline(always)]
+pub(super) fn code<const BITS: usize>(step: &[u8], quad: usize, position: usize) -> u8 {
+    match BITS {
+        4 => step[quad / 2 * QUAD + position] >> (4 * (quad % 2)) & 15,
+        6 if quad % 4 < 3 => step[(quad / 4 * 3 + quad % 4) * QUAD + position] & 63,
+        6 => {
+            let third = |i: usize| step[(quad / 4 * 3 + i) * QUAD + position] >> 6;
+            third(0) | third(1) << 2 | third(2) << 4
+        }
+        _ => step[quad * QUAD + position],
     }
 }
 

@@ -27,7 +27,7 @@ use codes::CodeTable;
 pub(crate) const LANES: usize = 16;
 
 /// How many bytes ahead a stream of codes is asked for: a page, which the machines' own prefetchers do not cross.
-const AHEAD: usize = 4096;
+const AHEAD: usize = 1536;
 
 /// A proof that the running CPU has an instruction set, and its operations.
 pub(crate) trait Simd: Copy + Send + Sync {
@@ -51,9 +51,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `sum` with the product of the high elements added, then that of the low ones, each rounded once. Neither
     /// operands nor results may be subnormal: some machines count those as zero.
     fn dot(self, x: Self::Pairs, w: Self::Pairs, sum: Self::F32) -> Self::F32;
-    /// The values of 64 codes of `BITS` bits, the first of them at the start of `packed`: two pairs along k of 16
-    /// outputs, in the order of [`codes::position`].
-    fn decode<const BITS: usize>(self, table: &CodeTable, packed: &[u8; 64]) -> [Self::Pairs; 2];
+    /// The values of a quad of a packed step ([`codes::pack_step`]): two pairs along k of sixteen outputs.
+    fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2];
     /// Asks the memory for the bytes [`AHEAD`] of here. A hint: it neither faults nor changes anything.
     fn prefetch(self, _here: &[u8; 64]) {}
     /// The powers of two that scales stand for.
@@ -61,6 +60,39 @@ pub(crate) trait Simd: Copy + Send + Sync {
 
     /// Runs `f` compiled for this instruction set: what is inlined into it may use (and be vectorized with) all of it.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
+}
+
+/// An instruction set with sums of four products of bytes.
+pub(crate) trait ByteProducts: Simd {
+    /// Sixteen `i32` lanes.
+    type I32: Copy;
+    /// Four unsigned bytes in each of sixteen lanes.
+    type Bytes: Copy;
+
+    fn start(self, x: i32) -> Self::I32;
+    /// The bytes of a quad of a packed step: four elements along k of sixteen outputs.
+    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> Self::Bytes;
+    /// `sum` and the four products of `x`, signed bytes, with each lane.
+    fn dot_bytes(self, x: u32, w: Self::Bytes, sum: Self::I32) -> Self::I32;
+    fn float(self, x: Self::I32) -> Self::F32;
+}
+
+cfg_select! {
+    target_arch = "x86_64" => {
+        /// The instruction set's products of bytes, where they are faster than those of pairs.
+        pub(crate) fn byte_products(isa: Isa) -> Option<avx512bf16::Avx512Bf16> {
+            match isa {
+                Isa::Avx512Bf16 | Isa::Amx => Some(avx512bf16()),
+                _ => None,
+            }
+        }
+    }
+    _ => {
+        /// None: here products of pairs are as fast.
+        pub(crate) fn byte_products(_: Isa) -> Option<scalar::Scalar> {
+            None
+        }
+    }
 }
 
 /// An instruction set the kernels exist for.

@@ -77,8 +77,8 @@ impl Simd for Neon {
         })
     }
     #[inline(always)]
-    fn decode<const BITS: usize>(self, table: &CodeTable, packed: &[u8; 64]) -> [Self::Pairs; 2] {
-        table.decode::<BITS>(packed).map(|pairs| self.load_pairs(&pairs))
+    fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
+        table.decode::<BITS>(step, quad).map(|pairs| self.load_pairs(&pairs))
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {

@@ -3,7 +3,7 @@ use std::array::from_fn;
 use microscale_formats::E8M0;
 
 use super::codes::{self, CodeTable};
-use super::{LANES, Simd};
+use super::{ByteProducts, LANES, Simd};
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -52,8 +52,8 @@ impl Simd for Scalar {
         from_fn(|i| low(x[i]).mul_add(low(w[i]), high(x[i]).mul_add(high(w[i]), sum[i])))
     }
     #[inline(always)]
-    fn decode<const BITS: usize>(self, table: &CodeTable, packed: &[u8; 64]) -> [Self::Pairs; 2] {
-        table.decode::<BITS>(packed)
+    fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
+        table.decode::<BITS>(step, quad)
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {
@@ -62,5 +62,25 @@ impl Simd for Scalar {
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         f()
+    }
+}
+
+impl ByteProducts for Scalar {
+    type I32 = [i32; LANES];
+    type Bytes = [[u8; 4]; LANES];
+
+    fn start(self, x: i32) -> Self::I32 {
+        [x; LANES]
+    }
+    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> Self::Bytes {
+        let byte = |output, k| table[usize::from(codes::code::<BITS>(step, quad, codes::position(output, k)))];
+        from_fn(|output| from_fn(|k| byte(output, k)))
+    }
+    fn dot_bytes(self, x: u32, w: Self::Bytes, sum: Self::I32) -> Self::I32 {
+        let x = x.to_le_bytes().map(|x| i32::from(x as i8));
+        from_fn(|i| (0..4).fold(sum[i], |sum, k| sum + x[k] * i32::from(w[i][k])))
+    }
+    fn float(self, x: Self::I32) -> Self::F32 {
+        x.map(|x| x as f32)
     }
 }

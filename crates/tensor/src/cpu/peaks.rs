@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
 
-use crate::Isa;
+use super::simd::{Isa, LANES, Simd, dispatch};
 
 /// Bytes read in one round, over all threads: more than caches hold, as a model is.
 const READ: usize = 1 << 30;
@@ -35,11 +35,7 @@ pub fn read_bandwidth(isa: Isa) -> std::io::Result<f64> {
                 let start = Instant::now();
                 let read = rayon::broadcast(|thread| {
                     let lines = parts[thread.index()].as_chunks::<LINE>().0;
-                    black_box(compiled_for(
-                        isa,
-                        #[inline(always)]
-                        || sum(lines, streams),
-                    ));
+                    dispatch!(isa, simd => black_box(sum(simd, lines, streams)));
                     lines.len() / streams * streams * LINE
                 });
                 best = best.max(read.iter().sum::<usize>() as f64 / start.elapsed().as_secs_f64());
@@ -73,12 +69,14 @@ fn huge_pages(_: &MmapMut) {}
 
 /// The sum of all words, read from `streams` places of equal distance in turn.
 #[inline(always)]
-fn sum(lines: &[[u8; LINE]], streams: usize) -> u64 {
+fn sum<S: Simd>(simd: S, lines: &[[u8; LINE]], streams: usize) -> u64 {
     let length = lines.len() / streams;
     let mut sums = [0u64; LINE / 8];
     for i in 0..length {
         for stream in 0..streams {
-            let words = lines[stream * length + i].as_chunks::<8>().0;
+            let line = &lines[stream * length + i];
+            simd.prefetch(line);
+            let words = line.as_chunks::<8>().0;
             for (sum, word) in sums.iter_mut().zip(words) {
                 *sum = sum.wrapping_add(u64::from_le_bytes(*word));
             }
@@ -88,22 +86,15 @@ fn sum(lines: &[[u8; LINE]], streams: usize) -> u64 {
 }
 
 /// Floating-point operations per second (two for a multiplication and an addition) that the threads together do in
-/// products.
+/// products of bf16 pairs, operands in registers.
 ///
-/// PROVISIONAL: fused multiply-adds in f32, as the compiler vectorizes them. The instructions that multiply bf16
-/// directly, where a CPU has them, do several times as many; this is to become a measurement of those.
+/// Of vectors only: tiles, where a machine has them, do more, but not in the canonical order.
 pub fn products(isa: Isa) -> f64 {
-    let operations = (STEPS * ACCUMULATORS * WIDTH * 2) as f64;
+    let operations = (STEPS * SUMS * LANES * 4) as f64;
     let (mut best, begin) = (0f64, Instant::now());
     while best == 0.0 || begin.elapsed() < TIME {
         let start = Instant::now();
-        let sums = rayon::broadcast(|_| {
-            black_box(compiled_for(
-                isa,
-                #[inline(always)]
-                || multiply_add(black_box(0.5)),
-            ))
-        });
+        let sums = rayon::broadcast(|_| dispatch!(isa, simd => black_box(dots(simd, black_box(0x3F00_3F00)))));
         best = best.max(sums.len() as f64 * operations / start.elapsed().as_secs_f64());
     }
     best
@@ -112,55 +103,24 @@ pub fn products(isa: Isa) -> f64 {
 /// For how long rounds of products are repeated.
 const TIME: Duration = Duration::from_millis(300);
 /// Steps of one round.
-const STEPS: usize = 1 << 19;
+const STEPS: usize = 1 << 18;
 /// Sums that grow side by side, so that no step waits for the one before.
-const ACCUMULATORS: usize = 10;
-/// Values of a sum: one register on AVX-512.
-const WIDTH: usize = 16;
+const SUMS: usize = 12;
 
-/// Multiplies and adds [`STEPS`] times into every sum.
+/// Adds products of pairs [`STEPS`] times to every sum.
 #[inline(always)]
-fn multiply_add(x: f32) -> f32 {
-    let mut sums = [[x; WIDTH]; ACCUMULATORS];
+fn dots<S: Simd>(simd: S, pair: u32) -> f32 {
+    let (x, mut sums) = (simd.splat_pairs(pair), [simd.splat(0.0); SUMS]);
     for _ in 0..STEPS {
         for sum in &mut sums {
-            for lane in sum {
-                *lane = lane.mul_add(x, x);
-            }
+            *sum = simd.dot(x, x, *sum);
         }
     }
-    sums.as_flattened().iter().sum()
-}
-
-/// Runs `f` compiled for an instruction set, if the CPU has it.
-///
-/// PROVISIONAL: the kernels' own `dispatch!` does this; it is private to them now.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn compiled_for<R>(isa: Isa, f: impl FnOnce() -> R) -> R {
-    #[target_feature(enable = "avx2,fma")]
-    fn avx2<R>(f: impl FnOnce() -> R) -> R {
-        f()
-    }
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-    fn avx512<R>(f: impl FnOnce() -> R) -> R {
-        f()
-    }
-    let available = Isa::available().contains(&isa);
-    match isa {
-        // SAFETY: the CPU has what Isa::available finds.
-        #[allow(unsafe_code, reason = "see above")]
-        Isa::Avx2 if available => unsafe { avx2(f) },
-        // SAFETY: the CPU has what Isa::available finds.
-        #[allow(unsafe_code, reason = "see above")]
-        Isa::Avx512 if available => unsafe { avx512(f) },
-        _ => f(),
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn compiled_for<R>(_: Isa, f: impl FnOnce() -> R) -> R {
-    f()
+    let mut lanes = [0.0; LANES];
+    sums.into_iter().fold(0.0, |total, sum| {
+        simd.store(sum, &mut lanes);
+        total + lanes.iter().sum::<f32>()
+    })
 }
 
 #[cfg(test)]
@@ -172,7 +132,7 @@ mod tests {
         let bytes: Vec<[u8; LINE]> = (0..24).map(|i| [i; LINE]).collect();
         let expected = (0..24u64).map(|i| 8 * i * 0x0101_0101_0101_0101).sum::<u64>();
         for streams in STREAMS {
-            assert_eq!(sum(&bytes, streams), expected, "{streams}");
+            assert_eq!(sum(super::super::simd::scalar(), &bytes, streams), expected, "{streams}");
         }
     }
 }
