@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::bf16::floats;
-use super::panels::{ZERO, ratio};
+use super::panels::ZERO;
 use super::product::{Extent, PANEL, STEP, Scales, WPanel};
 use super::quantize::Quantizer;
 use crate::cpu::simd::LANES;
@@ -140,8 +140,7 @@ impl Keys {
             let blocks = self.dim.div_ceil(f.block_size);
             Scales { block_size: f.block_size, powers: &self.powers[index * blocks..][..blocks] }
         });
-        let ratio = self.format.map_or(f32::INFINITY, |f| ratio(f.element));
-        WPanel { steps: &self.steps[index * steps..][..steps], scales, stride: 1, first: [0; 2], ratio }
+        WPanel { steps: &self.steps[index * steps..][..steps], scales, stride: 1, first: [0; 2] }
     }
 }
 
@@ -223,7 +222,6 @@ impl Values {
             scales: self.format.map(|f| Scales { block_size: f.block_size, powers: &self.powers[index..] }),
             stride: self.dim.div_ceil(PANEL),
             first: [self.first_step, self.first_block],
-            ratio: self.format.map_or(f32::INFINITY, |f| ratio(f.element)),
         }
     }
 }

@@ -158,7 +158,7 @@ impl Panels {
             Storage::Plain(steps) => {
                 let width = self.k.div_ceil(STEP);
                 let steps = &steps[panel * width..][..width];
-                WPanel { steps, scales: None, stride: 1, first: [0; 2], ratio: f32::INFINITY }
+                WPanel { steps, scales: None, stride: 1, first: [0; 2] }
             }
             Storage::Packed(packed) => {
                 match packed.bits {
@@ -167,7 +167,7 @@ impl Panels {
                     _ => packed.decode::<S, 8>(simd, panel, scratch),
                 }
                 let scales = Some(Scales { block_size: packed.block_size, powers: &scratch.powers });
-                WPanel { steps: &scratch.steps, scales, stride: 1, first: [0; 2], ratio: packed.ratio }
+                WPanel { steps: &scratch.steps, scales, stride: 1, first: [0; 2] }
             }
         }
     }

@@ -73,8 +73,6 @@ pub(in crate::cpu) struct WPanel<'a> {
     pub(in crate::cpu) stride: usize,
     /// The step and the block that `steps` and `scales` begin with.
     pub(in crate::cpu) first: [usize; 2],
-    /// The largest magnitude over the smallest, of the format.
-    pub(in crate::cpu) ratio: f32,
 }
 
 impl<'a> XTile<'a> {
@@ -100,6 +98,15 @@ impl<'a> XTile<'a> {
         match self.scales {
             Some(s) => s.powers[k / s.block_size][row],
             None => 1.0,
+        }
+    }
+
+    /// The scales of all rows in the block that holds element `k`.
+    #[inline(always)]
+    fn powers(&self, k: usize) -> &'a [f32; TILE] {
+        match self.scales {
+            Some(s) => &s.powers[k / s.block_size],
+            None => &[1.0; TILE],
         }
     }
 
@@ -380,35 +387,54 @@ fn add_pair<S: Simd, const R: usize, const P: usize>(
     }
 }
 
-/// [`multiply`] of whole tiles by two panels over all of k, through tiles where that is exact. Chunks are of 32, k is a
-/// multiple of 32, and `order` is the fast one.
+/// Which rows of a tile are not exact in any order, a bit each, for every step.
+///
+/// `ratio` is that of the other operand's format; chunks are of 32.
+pub(in crate::cpu) fn inexact_rows(x: &XTile<'_>, ratio: f32) -> Vec<u16> {
+    // Integers of f32 are exact up to 2^24.
+    let most = (1 << 24) as f32 / ratio;
+    let size = x.scales.map_or(STEP, |s| s.block_size);
+    let bits =
+        |mass: &[f32; TILE]| mass.iter().enumerate().fold(0, |bits, (row, &mass)| bits | u16::from(mass > most) << row);
+    (0..x.lanes.len() / x.stride).map(|step| bits(&x.mass[step * STEP / size])).collect()
+}
+
+/// Whole tiles of rows and what [`inexact_rows`] says of them.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct ExactTile<'a> {
+    pub(in crate::cpu) x: &'a XTile<'a>,
+    pub(in crate::cpu) inexact: &'a [u16],
+}
+
+/// [`multiply`] of whole tiles by two panels over some steps, through tiles where that is exact. Chunks are of 32 and the
+/// order is the fast one.
 #[inline(always)]
 pub(in crate::cpu) fn multiply_tiles<S: Simd, const T: usize>(
     (simd, tiles): (S, &Configured),
-    x: [&XTile<'_>; T],
+    x: [ExactTile<'_>; T],
     w: &[WPanel<'_>; 2],
     steps: Range<usize>,
     totals: &mut [Totals<2>; T],
 ) {
     let mut sums = [[Sums::ZERO; 2]; T];
-    // Integers of f32 are exact up to 2^24.
-    let most = (1 << 24) as f32 / w[0].ratio.max(w[1].ratio);
     for step in steps {
         let k = step * STEP;
         let w_steps = [w[0].step(step), w[1].step(step)];
-        let mut x_steps = [x[0].step(step); T];
+        let mut x_steps = [x[0].x.step(step); T];
         for t in 1..T {
-            x_steps[t] = x[t].step(step);
+            x_steps[t] = x[t].x.step(step);
         }
         tiles.multiply(x_steps, w_steps, &mut sums);
         let w_powers = [w[0].power(k).unwrap_or(&[1.0; PANEL]), w[1].power(k).unwrap_or(&[1.0; PANEL])];
         let w_powers = [simd.load(w_powers[0]), simd.load(w_powers[1])];
         for t in 0..T {
-            let (x, sums, totals) = (x[t], &mut sums[t], &mut totals[t]);
-            let block = x.scales.map_or(0, |s| k / s.block_size);
-            inexact_rows(simd, x_steps[t], &w_steps, (&x.mass[block], most), sums);
+            let (x, sums, totals) = (&x[t], &mut sums[t], &mut totals[t]);
+            if x.inexact[step] != 0 {
+                add_in_order(simd, x_steps[t], &w_steps, x.inexact[step], sums);
+            }
+            let x_powers = x.x.powers(k);
             for row in 0..TILE {
-                let x_power = simd.splat(x.power(k, row));
+                let x_power = simd.splat(x_powers[row]);
                 for p in 0..2 {
                     let total = &mut totals[row][p];
                     let power = simd.mul(w_powers[p], x_power);
@@ -419,13 +445,9 @@ pub(in crate::cpu) fn multiply_tiles<S: Simd, const T: usize>(
     }
 }
 
-/// Replaces the sums of the rows that are too massive to be exact in any order.
+/// Replaces the sums of some rows by those in the canonical order.
 #[inline(always)]
-fn inexact_rows<S: Simd>(simd: S, x: &Step, w: &[&Step; 2], (mass, most): (&[f32; TILE], f32), sums: &mut [Sums; 2]) {
-    let mut inexact: u32 = 0;
-    for (row, &mass) in mass.iter().enumerate() {
-        inexact |= u32::from(mass > most) << row;
-    }
+fn add_in_order<S: Simd>(simd: S, x: &Step, w: &[&Step; 2], mut inexact: u16, sums: &mut [Sums; 2]) {
     while inexact != 0 {
         let mut rows = [inexact.trailing_zeros() as usize; 4];
         for row in &mut rows {

@@ -84,35 +84,44 @@ impl Configured {
     /// The sums of `x` rows by `w` outputs: one or two tiles of rows, two of outputs.
     #[inline(always)]
     pub(crate) fn multiply<const T: usize>(&self, x: [&Step; T], w: [&Step; 2], sums: &mut [[Sums; 2]; T]) {
+        const { assert!(T == 1 || T == 2) };
         let sums = sums.as_mut_ptr().cast::<Sums>();
         // SAFETY: this thread's tiles are set up as 16 rows of 64 bytes, which is what a `Step` and a `Sums` hold;
         // `sums` has room for `2 · T` of them. Nothing else in the program uses tiles.
         unsafe {
-            asm!(
-                "tilezero tmm0", "tilezero tmm1",
-                "tileloadd tmm4, [{x} + {stride}*1]",
-                "tileloadd tmm6, [{w0} + {stride}*1]",
-                "tileloadd tmm7, [{w1} + {stride}*1]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tilestored [{sums} + {stride}*1], tmm0",
-                "tilestored [{sums} + {stride}*1 + 1024], tmm1",
-                x = in(reg) x[0], w0 = in(reg) w[0], w1 = in(reg) w[1], sums = in(reg) sums, stride = in(reg) 64usize,
-                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _, options(nostack)
-            );
-            if T > 1 {
+            if T == 1 {
                 asm!(
-                    "tilezero tmm2", "tilezero tmm3",
-                    "tileloadd tmm5, [{x} + {stride}*1]",
+                    "tileloadd tmm4, [{x} + {stride}*1]",
                     "tileloadd tmm6, [{w0} + {stride}*1]",
                     "tileloadd tmm7, [{w1} + {stride}*1]",
+                    "tilezero tmm0", "tilezero tmm1",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tilestored [{sums} + {stride}*1], tmm0",
+                    "tilestored [{sums} + {stride}*1 + 1024], tmm1",
+                    x = in(reg) x[0], w0 = in(reg) w[0], w1 = in(reg) w[1], sums = in(reg) sums,
+                    stride = in(reg) 64usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _, options(nostack)
+                );
+            } else {
+                asm!(
+                    "tileloadd tmm4, [{x0} + {stride}*1]",
+                    "tileloadd tmm6, [{w0} + {stride}*1]",
+                    "tileloadd tmm7, [{w1} + {stride}*1]",
+                    "tileloadd tmm5, [{x1} + {stride}*1]",
+                    "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
                     "tdpbf16ps tmm2, tmm5, tmm6",
                     "tdpbf16ps tmm3, tmm5, tmm7",
+                    "tilestored [{sums} + {stride}*1], tmm0",
+                    "tilestored [{sums} + {stride}*1 + 1024], tmm1",
                     "tilestored [{sums} + {stride}*1 + 2048], tmm2",
                     "tilestored [{sums} + {stride}*1 + 3072], tmm3",
-                    x = in(reg) x[1], w0 = in(reg) w[0], w1 = in(reg) w[1], sums = in(reg) sums,
-                    stride = in(reg) 64usize,
-                    out("tmm2") _, out("tmm3") _, out("tmm5") _, out("tmm6") _, out("tmm7") _, options(nostack)
+                    x0 = in(reg) x[0], x1 = in(reg) x[T - 1], w0 = in(reg) w[0], w1 = in(reg) w[1],
+                    sums = in(reg) sums, stride = in(reg) 64usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _, options(nostack)
                 );
             }
         }
