@@ -30,7 +30,7 @@ directory=$(cd "$directory" && pwd)
 
 sdist=${SDIST:-$directory/llama_cpp_python-$VERSION.tar.gz}
 if [ ! -f "$sdist" ]; then
-    python3 -m pip download --quiet --no-deps --no-binary :all: --dest "$directory" "llama-cpp-python==$VERSION"
+    python3 -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest "$directory" "llama-cpp-python==$VERSION"
 fi
 tar -xzf "$sdist" -C "$directory"
 package=$directory/$(basename "$sdist" .tar.gz)

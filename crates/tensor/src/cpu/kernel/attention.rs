@@ -9,10 +9,7 @@ use super::bf16::{floats, round, rounded};
 use super::cache::{Cache, Head, Values};
 use super::linear::FEW;
 use super::operand::{Row, Tile};
-use super::panels::ratio;
-use super::product::{
-    ExactTile, Order, PANEL, STEP, TILE, Totals, WPanel, XTile, inexact_rows, multiply, multiply_tiles,
-};
+use super::product::{Order, PANEL, STEP, TILE, Totals, WPanel, XTile, multiply, multiply_tiles};
 use super::rows::softmax;
 use crate::cpu::simd::tiles::{Configured, Tiles};
 use crate::cpu::simd::{Isa, Simd, dispatch};
@@ -331,7 +328,7 @@ struct Product<'a> {
     x: &'a XTile<'a>,
     order: Order,
     /// Tiles, where they may serve.
-    configured: Option<(&'a Configured, Vec<u16>)>,
+    configured: Option<&'a Configured>,
 }
 
 impl<'a> Product<'a> {
@@ -343,13 +340,8 @@ impl<'a> Product<'a> {
     ) -> Product<'a> {
         let chunk = formats.into_iter().flatten().map(|f| f.block_size).min().unwrap_or(PLAIN_CHUNK);
         let order = Order::new(chunk, x.extent, w);
-        let exact = match formats {
-            [Some(_), Some(w)] => {
-                configured.filter(|_| order.is_fast() && chunk == STEP).map(|c| (c, ratio(w.element)))
-            }
-            _ => None,
-        };
-        Product { x, order, configured: exact.map(|(c, ratio)| (c, inexact_rows(x, ratio))) }
+        let both = formats.iter().all(Option::is_some);
+        Product { x, order, configured: configured.filter(|_| both && order.is_fast() && chunk == STEP) }
     }
 
     /// `end`, or one more where that completes a pair of the same chunk.
@@ -363,10 +355,9 @@ impl<'a> Product<'a> {
     fn of<S: Simd>(&self, simd: S, w: &[WPanel<'_>; 2], rows: usize, span: Range<usize>) -> Totals<2> {
         let mut totals = [[[[0.0; PANEL]; 2]; TILE]];
         let mut rest = 0;
-        if let Some((configured, inexact)) = self.configured.as_ref().filter(|_| rows > FEW) {
+        if let Some(configured) = self.configured.filter(|_| rows > FEW) {
             rest = span.end / STEP * STEP;
-            let x = ExactTile { x: self.x, inexact };
-            multiply_tiles((simd, configured), [x], w, 0..span.end / STEP, &mut totals);
+            multiply_tiles((simd, configured), [self.x], w, 0..span.end / STEP, &mut totals);
         }
         multiply(simd, self.x, w, self.order, (rest..span.end, 0..rows), &mut totals[0]);
         totals[0]

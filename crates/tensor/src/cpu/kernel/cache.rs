@@ -5,8 +5,8 @@ use std::ops::Range;
 use half::bf16;
 
 use super::bf16::floats;
-use super::panels::ZERO;
-use super::product::{Extent, PANEL, STEP, Scales, WPanel};
+use super::panels::{ZERO, ratio};
+use super::product::{Extent, PANEL, STEP, Scales, WPanel, limit};
 use super::quantize::Quantizer;
 use crate::cpu::simd::LANES;
 use crate::cpu::simd::tiles::Step;
@@ -91,12 +91,21 @@ pub(in crate::cpu) struct Keys {
     steps: Vec<Step>,
     /// `[panel][block]`.
     powers: Vec<[f32; PANEL]>,
+    /// One for all steps: that of the format.
+    limits: [f32; 1],
     pub(in crate::cpu) extent: Extent,
 }
 
 impl Keys {
     fn new(format: Option<BlockFormat>, dim: usize) -> Keys {
-        Keys { format, dim, steps: Vec::new(), powers: Vec::new(), extent: Extent::none(format) }
+        Keys {
+            format,
+            dim,
+            steps: Vec::new(),
+            powers: Vec::new(),
+            limits: [limit_of(format)],
+            extent: Extent::none(format),
+        }
     }
 
     #[inline(always)]
@@ -140,7 +149,7 @@ impl Keys {
             let blocks = self.dim.div_ceil(f.block_size);
             Scales { block_size: f.block_size, powers: &self.powers[index * blocks..][..blocks] }
         });
-        WPanel { steps: &self.steps[index * steps..][..steps], scales, stride: 1, first: [0; 2] }
+        WPanel { steps: &self.steps[index * steps..][..steps], scales, stride: 1, first: [0; 2], limits: &self.limits }
     }
 }
 
@@ -156,6 +165,8 @@ pub(in crate::cpu) struct Values {
     steps: Vec<Step>,
     /// `[block][panel]`.
     powers: Vec<[f32; PANEL]>,
+    /// One for all steps: that of the format.
+    limits: [f32; 1],
     pub(in crate::cpu) extent: Extent,
     /// Whether no value is infinite or NaN.
     pub(in crate::cpu) finite: bool,
@@ -171,6 +182,7 @@ impl Values {
             first_block: format.map_or(0, |f| first_token / f.block_size),
             steps: Vec::new(),
             powers: Vec::new(),
+            limits: [limit_of(format)],
             extent: Extent::none(format),
             finite: true,
         }
@@ -222,6 +234,12 @@ impl Values {
             scales: self.format.map(|f| Scales { block_size: f.block_size, powers: &self.powers[index..] }),
             stride: self.dim.div_ceil(PANEL),
             first: [self.first_step, self.first_block],
+            limits: &self.limits,
         }
     }
+}
+
+/// The limit of any step of elements of this format.
+fn limit_of(format: Option<BlockFormat>) -> f32 {
+    format.map_or(0.0, |f| limit(ratio(f.element) * (STEP as f32).sqrt()))
 }

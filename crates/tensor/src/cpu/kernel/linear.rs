@@ -6,9 +6,7 @@ use rayon::prelude::*;
 use super::bf16::round;
 use super::operand::Operand;
 use super::panels::{Panels, Scratch};
-use super::product::{
-    ExactTile, Order, PANEL, STEP, TILE, Totals, WPanel, XTile, inexact_rows, multiply, multiply_tiles,
-};
+use super::product::{Order, PANEL, STEP, TILE, Totals, WPanel, XTile, multiply, multiply_tiles};
 use super::stream;
 use crate::cpu::simd::tiles::{Configured, Tiles};
 use crate::cpu::simd::{Isa, Simd, dispatch};
@@ -17,7 +15,7 @@ use crate::{Linear, Matrix};
 
 /// The most rows for which codes are decoded on the way into the product instead of once beforehand.
 pub(super) const FEW: usize = 4;
-/// The largest [`WPanel::ratio`] for which tiles pay: beyond it hardly a sum is exact.
+/// The largest ratio of a weight format's magnitudes for which tiles pay: beyond it hardly a sum is exact.
 const TILES_RATIO: f32 = 4096.0;
 /// Multiplications that are worth handing to another thread.
 const TASK: usize = 200_000;
@@ -65,8 +63,8 @@ pub(super) struct Product<'a> {
     pub(super) tiles: Vec<(XTile<'a>, Order)>,
     pub(super) w: &'a Panels,
     bias: Option<&'a [bf16]>,
-    /// Matrix tiles, where the sums of most rows are exact; then for every tile of rows [`inexact_rows`].
-    exact: Option<(Tiles, Vec<Vec<u16>>)>,
+    /// Matrix tiles, where the sums of most rows are exact.
+    exact: Option<Tiles>,
 }
 
 impl<'a> Product<'a> {
@@ -76,10 +74,8 @@ impl<'a> Product<'a> {
         let chunk = [x.block_size(), w.block_size()].into_iter().flatten().min().unwrap_or(PLAIN_CHUNK);
         let tiles: Vec<_> = x.tiles().map(|tile| (tile, Order::new(chunk, tile.extent, w.extent))).collect();
         let ratio = w.as_packed().map_or(f32::INFINITY, |p| p.ratio);
-        let exact = isa
-            .tiles()
-            .filter(|_| ratio <= TILES_RATIO && chunk == STEP && x.rows > FEW && x.block_size().is_some())
-            .map(|t| (t, tiles.iter().map(|(tile, _)| inexact_rows(tile, ratio)).collect()));
+        let exact =
+            isa.tiles().filter(|_| ratio <= TILES_RATIO && chunk == STEP && x.rows > FEW && x.block_size().is_some());
         Product { rows: x.rows, k: x.k, chunk, tiles, w, bias, exact }
     }
 
@@ -90,7 +86,7 @@ impl<'a> Product<'a> {
     /// Two panels, decoded once and multiplied by all rows.
     fn pair(&self, isa: Isa, pair: usize, [first, second]: &mut [Scratch; 2]) -> Columns {
         let mut columns = vec![[bf16::ZERO; 2 * PANEL]; self.rows];
-        let configured = self.exact.as_ref().map(|(tiles, inexact)| (tiles.configure(), inexact.as_slice()));
+        let configured = self.exact.map(Tiles::configure);
         // The last panel may stand alone: then it is computed twice.
         let last = (2 * pair + 1).min(self.w.count() - 1);
         dispatch!(isa, simd => {
@@ -105,27 +101,23 @@ impl<'a> Product<'a> {
     fn columns<S: Simd>(
         &self,
         simd: S,
-        configured: Option<&(Configured, &[Vec<u16>])>,
+        configured: Option<&Configured>,
         w: &[WPanel<'_>; 2],
         pair: usize,
         columns: &mut [[bf16; 2 * PANEL]],
     ) {
         let biases = [self.biases(2 * pair), self.biases(2 * pair + 1)];
         let steps = self.k.div_ceil(STEP);
-        for (i, (tiles, columns)) in self.tiles.chunks(2).zip(columns.chunks_mut(2 * TILE)).enumerate() {
+        for (tiles, columns) in self.tiles.chunks(2).zip(columns.chunks_mut(2 * TILE)) {
             let mut totals = [[[[0.0; PANEL]; 2]; TILE]; 2];
             match (configured, tiles) {
-                (Some((c, inexact)), [(a, o), (b, p)]) if o.is_fast() && p.is_fast() => {
-                    let x = [
-                        ExactTile { x: a, inexact: &inexact[2 * i] },
-                        ExactTile { x: b, inexact: &inexact[2 * i + 1] },
-                    ];
-                    multiply_tiles((simd, c), x, w, 0..steps, &mut totals);
+                (Some(c), [(a, o), (b, p)]) if o.is_fast() && p.is_fast() => {
+                    multiply_tiles((simd, c), [a, b], w, 0..steps, &mut totals);
                 }
-                (Some((c, inexact)), [(a, o)]) if o.is_fast() => {
+                (Some(c), [(a, o)]) if o.is_fast() => {
                     let (one, _) = totals.split_at_mut(1);
                     let one: &mut [Totals<2>; 1] = one.first_chunk_mut().expect("one of two");
-                    multiply_tiles((simd, c), [ExactTile { x: a, inexact: &inexact[2 * i] }], w, 0..steps, one);
+                    multiply_tiles((simd, c), [a], w, 0..steps, one);
                 }
                 _ => {
                     for (((tile, order), totals), rows) in tiles.iter().zip(&mut totals).zip(columns.chunks(TILE)) {

@@ -28,7 +28,7 @@ pub(in crate::cpu) struct Tile {
     stride: usize,
     /// `[block]`, those of rows beyond the last 1 and 0.
     powers: Vec<[f32; TILE]>,
-    mass: Vec<[f32; TILE]>,
+    norms: Vec<[f32; TILE]>,
     bytes: Vec<StepBytes>,
     extent: Option<Extent>,
 }
@@ -37,7 +37,7 @@ pub(in crate::cpu) struct Tile {
 #[derive(Default)]
 pub(in crate::cpu) struct Row {
     values: Vec<f32>,
-    /// Scale and mass of each block.
+    /// Scale and norm of each block.
     blocks: Vec<[f32; 2]>,
 }
 
@@ -88,11 +88,11 @@ impl Tile {
         if rows < stride {
             self.lanes.clear();
             self.powers.clear();
-            self.mass.clear();
+            self.norms.clear();
         }
         self.lanes.resize(steps * stride, Lanes::ZERO);
         self.powers.resize(blocks, [1.0; TILE]);
-        self.mass.resize(blocks, [0.0; TILE]);
+        self.norms.resize(blocks, [0.0; TILE]);
         room.values.clear();
         room.values.resize(steps * STEP, 0.0);
         room.blocks.resize(blocks, [0.0; 2]);
@@ -105,9 +105,9 @@ impl Tile {
             row(r, values);
             if let Some(quantizer) = &quantizer {
                 quantizer.row(values, &mut room.blocks);
-                for (b, [power, mass]) in room.blocks.iter().enumerate() {
+                for (b, [power, norm]) in room.blocks.iter().enumerate() {
                     self.powers[b][r] = *power;
-                    self.mass[b][r] = *mass;
+                    self.norms[b][r] = *norm;
                 }
             } else {
                 let own = Extent::of_values(values.iter().copied());
@@ -128,7 +128,7 @@ impl Tile {
             lanes: &self.lanes,
             stride: self.stride,
             scales: format.map(|f| Scales { block_size: f.block_size, powers: &self.powers }),
-            mass: &self.mass,
+            norms: &self.norms,
             bytes: &self.bytes,
             unit: format.map_or(1.0, |f| unit(f.element)),
             extent: self.extent.unwrap_or(Extent::of_values([])),

@@ -5,7 +5,7 @@ use microscale_formats::{E8M0, ElementFormat, INT8};
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::product::{Extent, PANEL, STEP, Scales, WPanel, unit};
+use super::product::{Extent, PANEL, STEP, Scales, WPanel, limit, unit};
 use crate::cpu::simd::codes::{CodeTable, QUAD, QUADS, pack_step, position};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
@@ -41,6 +41,8 @@ pub(in crate::cpu) struct Packed {
     codes: Buffer,
     /// `[panel][block]`.
     scales: Vec<[E8M0; PANEL]>,
+    /// [`WPanel::limit`] of every step, `[panel][step]`.
+    limits: Vec<f32>,
 }
 
 impl Panels {
@@ -80,13 +82,19 @@ impl Panels {
         let magnitude = if element == INT8 { 0xFF } else { (1u8 << (bits - 1)) - 1 };
         let mut scales = vec![[one; PANEL]; panels * blocks];
         let mut codes = Buffer::zeroed(panels * width);
+        let mut limits = vec![0f32; panels * steps];
+        let squares: [f32; 256] = std::array::from_fn(|code| (element.decode(code as u8) / unit(element)).powi(2));
         let each = codes.bytes_mut().par_chunks_mut(width).zip(scales.par_chunks_mut(blocks));
+        let each = each.zip(limits.par_chunks_mut(steps));
         each.enumerate().for_each_init(
             || (vec![[[0u8; QUAD]; QUADS]; steps], vec![0u8; k]),
-            |(unpacked, row), (panel, (codes, scales))| {
+            |(unpacked, row), (panel, ((codes, scales), limits))| {
+                limits.fill(f32::INFINITY);
                 for output in 0..PANEL.min(outputs - panel * PANEL) {
                     tensor.unpack_row(panel * PANEL + output, row);
-                    for (step, row) in unpacked.iter_mut().zip(row.chunks(STEP)) {
+                    for ((step, row), least) in unpacked.iter_mut().zip(row.chunks(STEP)).zip(limits.iter_mut()) {
+                        let norm = row.iter().map(|&code| squares[usize::from(code)]).sum::<f32>().sqrt();
+                        *least = least.min(limit(norm));
                         for (quad, row) in step.iter_mut().zip(row.chunks(4)) {
                             for (k, &code) in row.iter().enumerate() {
                                 quad[position(output, k)] = code;
@@ -121,6 +129,7 @@ impl Panels {
                 k,
                 codes,
                 scales,
+                limits,
             }),
         }
     }
@@ -158,7 +167,7 @@ impl Panels {
             Storage::Plain(steps) => {
                 let width = self.k.div_ceil(STEP);
                 let steps = &steps[panel * width..][..width];
-                WPanel { steps, scales: None, stride: 1, first: [0; 2] }
+                WPanel { steps, scales: None, stride: 1, first: [0; 2], limits: &[] }
             }
             Storage::Packed(packed) => {
                 match packed.bits {
@@ -167,7 +176,7 @@ impl Panels {
                     _ => packed.decode::<S, 8>(simd, panel, scratch),
                 }
                 let scales = Some(Scales { block_size: packed.block_size, powers: &scratch.powers });
-                WPanel { steps: &scratch.steps, scales, stride: 1, first: [0; 2] }
+                WPanel { steps: &scratch.steps, scales, stride: 1, first: [0; 2], limits: packed.limits(panel) }
             }
         }
     }
@@ -183,6 +192,11 @@ impl Packed {
     #[inline(always)]
     pub(in crate::cpu) fn codes(&self, panel: usize) -> &[u8] {
         &self.codes.bytes()[panel * self.width()..][..self.width()]
+    }
+
+    fn limits(&self, panel: usize) -> &[f32] {
+        let steps = self.k.div_ceil(STEP);
+        &self.limits[panel * steps..][..steps]
     }
 
     /// The scales of a panel.

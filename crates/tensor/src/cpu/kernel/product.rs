@@ -9,13 +9,14 @@
 //!
 //! There are three ways to one result. *Vectors* of outputs take a pair at a time; they need whole pairs and numbers
 //! far from the ends of f32's range ([`Extent`]). *Tiles* add in an order of their own and serve the rows and chunks
-//! whose sums are exact in any order ([`XTile::mass`]); rows that are not go through vectors. What is left goes
+//! whose sums are exact in any order ([`WPanel::limit`]); rows that are not go through vectors. What is left goes
 //! *one element at a time*.
 
 use std::ops::Range;
 
 use microscale_formats::ElementFormat;
 
+use super::quantize::ROUND_UP;
 use crate::BlockFormat;
 use crate::cpu::simd::codes::QUADS;
 use crate::cpu::simd::tiles::{Configured, Lanes, Step, Sums};
@@ -45,9 +46,8 @@ pub(in crate::cpu) struct XTile<'a> {
     /// Rows there is room for: 16, or as many as there are where those are few.
     pub(in crate::cpu) stride: usize,
     pub(in crate::cpu) scales: Option<Scales<'a>>,
-    /// Per block and row the sum of magnitudes over the largest power of two that divides all of them: no partial
-    /// sum of the block is a larger multiple of that power. Empty where nobody asks.
-    pub(in crate::cpu) mass: &'a [[f32; TILE]],
+    /// Per block and row the Euclidean norm of the elements over the largest power of two that divides them all.
+    pub(in crate::cpu) norms: &'a [[f32; TILE]],
     /// `[step][row]`, where the elements are small integers times `unit` and the rows are few; else empty.
     pub(in crate::cpu) bytes: &'a [StepBytes],
     /// The smallest magnitude of the format, 1 where there is none.
@@ -73,6 +73,8 @@ pub(in crate::cpu) struct WPanel<'a> {
     pub(in crate::cpu) stride: usize,
     /// The step and the block that `steps` and `scales` begin with.
     pub(in crate::cpu) first: [usize; 2],
+    /// For every step, or one for all, the [`limit`].
+    pub(in crate::cpu) limits: &'a [f32],
 }
 
 impl<'a> XTile<'a> {
@@ -121,6 +123,12 @@ impl<'a> WPanel<'a> {
     #[inline(always)]
     fn step(&self, step: usize) -> &'a Step {
         &self.steps[self.stride * (step - self.first[0])]
+    }
+
+    /// The largest norm of the other side whose products with this step are exact in any order.
+    #[inline(always)]
+    fn limit(&self, step: usize) -> f32 {
+        self.limits.get(step).or(self.limits.last()).copied().unwrap_or(0.0)
     }
 
     #[inline(always)]
@@ -387,23 +395,12 @@ fn add_pair<S: Simd, const R: usize, const P: usize>(
     }
 }
 
-/// Which rows of a tile are not exact in any order, a bit each, for every step.
+/// The [`WPanel::limit`] of elements with this norm, in units of the smallest of their format.
 ///
-/// `ratio` is that of the other operand's format; chunks are of 32.
-pub(in crate::cpu) fn inexact_rows(x: &XTile<'_>, ratio: f32) -> Vec<u16> {
-    // Integers of f32 are exact up to 2^24.
-    let most = (1 << 24) as f32 / ratio;
-    let size = x.scales.map_or(STEP, |s| s.block_size);
-    let bits =
-        |mass: &[f32; TILE]| mass.iter().enumerate().fold(0, |bits, (row, &mass)| bits | u16::from(mass > most) << row);
-    (0..x.lanes.len() / x.stride).map(|step| bits(&x.mass[step * STEP / size])).collect()
-}
-
-/// Whole tiles of rows and what [`inexact_rows`] says of them.
-#[derive(Clone, Copy)]
-pub(in crate::cpu) struct ExactTile<'a> {
-    pub(in crate::cpu) x: &'a XTile<'a>,
-    pub(in crate::cpu) inexact: &'a [u16],
+/// Sums of products are whole multiples of the two sides' powers of two, and integers are exact in f32 up to 2^24. By the
+/// inequality of Cauchy and Schwarz no partial sum of products is larger than the product of the norms.
+pub(in crate::cpu) fn limit(norm: f32) -> f32 {
+    (1 << 24) as f32 / (norm * ROUND_UP)
 }
 
 /// [`multiply`] of whole tiles by two panels over some steps, through tiles where that is exact. Chunks are of 32 and the
@@ -411,7 +408,7 @@ pub(in crate::cpu) struct ExactTile<'a> {
 #[inline(always)]
 pub(in crate::cpu) fn multiply_tiles<S: Simd, const T: usize>(
     (simd, tiles): (S, &Configured),
-    x: [ExactTile<'_>; T],
+    x: [&XTile<'_>; T],
     w: &[WPanel<'_>; 2],
     steps: Range<usize>,
     totals: &mut [Totals<2>; T],
@@ -420,19 +417,25 @@ pub(in crate::cpu) fn multiply_tiles<S: Simd, const T: usize>(
     for step in steps {
         let k = step * STEP;
         let w_steps = [w[0].step(step), w[1].step(step)];
-        let mut x_steps = [x[0].x.step(step); T];
+        let mut x_steps = [x[0].step(step); T];
         for t in 1..T {
-            x_steps[t] = x[t].x.step(step);
+            x_steps[t] = x[t].step(step);
         }
         tiles.multiply(x_steps, w_steps, &mut sums);
+        let limit = w[0].limit(step).min(w[1].limit(step));
+        let mut inexact: u32 = 0;
+        for t in 0..T {
+            let block = x[t].scales.map_or(0, |s| k / s.block_size);
+            inexact |= u32::from(simd.above(&x[t].norms[block], limit)) << (t * TILE);
+        }
+        if inexact != 0 {
+            add_in_order(simd, &x_steps, &w_steps, inexact, &mut sums);
+        }
         let w_powers = [w[0].power(k).unwrap_or(&[1.0; PANEL]), w[1].power(k).unwrap_or(&[1.0; PANEL])];
         let w_powers = [simd.load(w_powers[0]), simd.load(w_powers[1])];
         for t in 0..T {
-            let (x, sums, totals) = (&x[t], &mut sums[t], &mut totals[t]);
-            if x.inexact[step] != 0 {
-                add_in_order(simd, x_steps[t], &w_steps, x.inexact[step], sums);
-            }
-            let x_powers = x.x.powers(k);
+            let (sums, totals) = (&sums[t], &mut totals[t]);
+            let x_powers = x[t].powers(k);
             for row in 0..TILE {
                 let x_power = simd.splat(x_powers[row]);
                 for p in 0..2 {
@@ -445,25 +448,51 @@ pub(in crate::cpu) fn multiply_tiles<S: Simd, const T: usize>(
     }
 }
 
-/// Replaces the sums of some rows by those in the canonical order.
+/// Replaces the sums of some rows, a bit each, by those in the canonical order.
 #[inline(always)]
-fn add_in_order<S: Simd>(simd: S, x: &Step, w: &[&Step; 2], mut inexact: u16, sums: &mut [Sums; 2]) {
+fn add_in_order<S: Simd, const T: usize>(
+    simd: S,
+    x: &[&Step; T],
+    w: &[&Step; 2],
+    mut inexact: u32,
+    sums: &mut [[Sums; 2]; T],
+) {
     while inexact != 0 {
-        let mut rows = [inexact.trailing_zeros() as usize; 4];
-        for row in &mut rows {
-            if inexact != 0 {
-                *row = inexact.trailing_zeros() as usize;
-                inexact &= inexact - 1;
-            }
+        if inexact.count_ones() > 2 {
+            add_some_in_order::<S, T, 4>(simd, x, w, &mut inexact, sums);
+        } else {
+            add_some_in_order::<S, T, 2>(simd, x, w, &mut inexact, sums);
         }
-        let pairs = [&x[rows[0]].0, &x[rows[1]].0, &x[rows[2]].0, &x[rows[3]].0];
-        let mut new = [[simd.splat(0.0); 2]; 4];
-        for pair in 0..LANES {
-            add_pair(simd, &pairs, w, pair, &mut new);
+    }
+}
+
+/// `R` of the rows, the first again where there are fewer.
+#[inline(always)]
+fn add_some_in_order<S: Simd, const T: usize, const R: usize>(
+    simd: S,
+    x: &[&Step; T],
+    w: &[&Step; 2],
+    inexact: &mut u32,
+    sums: &mut [[Sums; 2]; T],
+) {
+    let mut rows = [inexact.trailing_zeros() as usize; R];
+    for row in &mut rows {
+        if *inexact != 0 {
+            *row = inexact.trailing_zeros() as usize;
+            *inexact &= *inexact - 1;
         }
-        for r in 0..4 {
-            simd.store(new[r][0], &mut sums[0].0[rows[r]]);
-            simd.store(new[r][1], &mut sums[1].0[rows[r]]);
+    }
+    let mut pairs = [&x[0][0].0; R];
+    for r in 0..R {
+        pairs[r] = &x[rows[r] / TILE][rows[r] % TILE].0;
+    }
+    let mut new = [[simd.splat(0.0); 2]; R];
+    for pair in 0..LANES {
+        add_pair(simd, &pairs, w, pair, &mut new);
+    }
+    for r in 0..R {
+        for p in 0..2 {
+            simd.store(new[r][p], &mut sums[rows[r] / TILE][p].0[rows[r] % TILE]);
         }
     }
 }

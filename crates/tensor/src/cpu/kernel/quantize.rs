@@ -135,7 +135,7 @@ impl Quantizer {
     /// the smallest scale would make every product with it take the slow path. A block with an infinity or a NaN
     /// gets zeros and the scale NaN.
     ///
-    /// [`XTile::mass`]: super::product::XTile::mass
+    /// [`XTile::norms`]: super::product::XTile::norms
     #[inline(always)]
     pub(in crate::cpu) fn row(&self, row: &mut [f32], blocks: &mut [[f32; 2]]) {
         if self.format.block_size == BLOCK {
@@ -144,36 +144,41 @@ impl Quantizer {
             let mut blocks = blocks.iter_mut();
             for (block, to) in whole.iter_mut().zip(blocks.by_ref()) {
                 let scale = self.block(block);
-                *to = [scale, self.mass(block)];
+                *to = [scale, self.norm(block)];
             }
             if let Some(to) = blocks.next() {
                 let scale = self.block(last);
-                *to = [scale, self.mass(last)];
+                *to = [scale, self.norm(last)];
             }
         } else {
             for (block, to) in row.chunks_mut(self.format.block_size).zip(blocks) {
                 let scale = self.block(block);
-                *to = [scale, self.mass(block)];
+                *to = [scale, self.norm(block)];
             }
         }
     }
 
-    /// The sum of magnitudes over the largest power of two that divides them all; infinite if it may not fit the way it
-    /// is computed.
+    /// The Euclidean norm of elements over the largest power of two that divides them all, or a little more; infinite
+    /// where the numbers are too far apart for the way it is computed.
     #[inline(always)]
-    fn mass(&self, values: &[f32]) -> f32 {
+    fn norm(&self, values: &[f32]) -> f32 {
         if self.units * self.max >= (1 << 23) as f32 || values.len() > BLOCK {
             return f32::INFINITY;
         }
         // Adding it leaves an integer below 2^23 in the low bits.
         const SHIFT: f32 = (1 << 23) as f32;
-        let (mut sum, mut bits) = (0u32, 0u32);
-        for x in values {
-            let magnitude = ((x * self.units).abs() + SHIFT).to_bits() & 0x7F_FFFF;
-            sum += magnitude;
-            bits |= magnitude;
+        let mut bits = [0u32; LANES];
+        let mut squares = [0f32; LANES];
+        for values in values.chunks(LANES) {
+            for ((square, bits), x) in squares.iter_mut().zip(&mut bits).zip(values) {
+                let x = x * self.units;
+                *bits |= (x.abs() + SHIFT).to_bits() & 0x7F_FFFF;
+                *square = x.mul_add(x, *square);
+            }
         }
-        (sum >> bits.trailing_zeros().min(31)) as f32
+        let bits = bits.iter().fold(0, |all, bits| all | bits);
+        let divisor = (bits & bits.wrapping_neg()).max(1);
+        squares.iter().sum::<f32>().sqrt() * ROUND_UP / divisor as f32
     }
 
     /// [`row`](Self::row) for sixteen blocks side by side, each down a column of `block`.
@@ -233,6 +238,9 @@ impl Quantizer {
         rounded.min(self.max).copysign(y)
     }
 }
+
+/// More than what rounding can take from a norm.
+pub(super) const ROUND_UP: f32 = 1.0 + 1e-5;
 
 /// The largest magnitude, as bits: as integers, magnitudes are ordered with NaN above infinity above the rest.
 #[inline(always)]
@@ -341,22 +349,24 @@ mod tests {
                     }
                     let (mut values, mut scales) = (block, [[0.0; 2]]);
                     quantizer.row(&mut values, &mut scales);
-                    let [power, mass] = scales[0];
+                    let [power, norm] = scales[0];
                     for (i, (&value, &code)) in values.iter().zip(&codes).enumerate() {
                         assert_eq!(value, element.decode(code), "{format:?} {:?} of {block:?}", block[i]);
                     }
-                    let zero = block.iter().all(|&x| x == 0.0);
+                    let zero = values.iter().all(|&x| x == 0.0);
                     assert!(
                         power.to_bits() == scale.value().to_bits()
                             || (scale.value().is_nan() && power.is_nan())
                             || zero
                     );
-                    let unit = values
-                        .iter()
-                        .map(|x| f64::from(unit(element)) * lowest_bit(x / unit(element)))
-                        .fold(f64::INFINITY, f64::min);
-                    let exact = values.iter().map(|x| f64::from(x.abs())).sum::<f64>() / unit;
-                    assert!(mass.is_infinite() || zero || f64::from(mass) >= exact, "{mass} of {values:?}");
+                    let lowest = |x: f32| f64::from(unit(element)) * lowest_bit(x / unit(element));
+                    let divisor = values.iter().map(|&x| lowest(x)).fold(f64::INFINITY, f64::min);
+                    let exact = values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt() / divisor;
+                    assert!(
+                        norm.is_infinite() || zero || (f64::from(norm) / exact - 1.0).abs() < 1e-4,
+                        "{norm}, {exact}"
+                    );
+                    assert!(zero || f64::from(norm) >= exact, "{norm} of {values:?}");
                 }
             }
         }

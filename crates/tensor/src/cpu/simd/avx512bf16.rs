@@ -163,6 +163,11 @@ impl Simd for Avx512Bf16 {
         self.0.prefetch(here);
     }
     #[inline(always)]
+    fn above(self, x: &[f32; LANES], limit: f32) -> u16 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(self.load(x), self.splat(limit)) }
+    }
+    #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> __m512 {
         self.0.powers(scales)
     }

@@ -55,6 +55,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2];
     /// Asks the memory for the bytes [`AHEAD`] of here. A hint: it neither faults nor changes anything.
     fn prefetch(self, _here: &[u8; 64]) {}
+    /// A bit for every number that is above the limit, or NaN.
+    #[inline(always)]
+    fn above(self, x: &[f32; LANES], limit: f32) -> u16 {
+        x.iter().enumerate().fold(0, |bits, (lane, &x)| bits | u16::from(!(x <= limit)) << lane)
+    }
     /// The powers of two that scales stand for.
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32;
 
