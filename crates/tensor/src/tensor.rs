@@ -1,7 +1,7 @@
 //! [`MxTensor`]: packed codes and shared scales, checked once, in the constructor.
 
 use half::{bf16, f16};
-use microscale_formats::{E8M0, dequantize_block, packed_len, unpack};
+use microscale_formats::{BLOCK, E8M0, dequantize_block, packed_len, unpack};
 use rayon::prelude::*;
 
 use crate::cpu::{Isa, Quantizer};
@@ -25,21 +25,45 @@ pub struct MxTensor {
 pub trait Real: Copy + Send + Sync {
     /// Its value, exactly.
     fn to_f32(self) -> f32;
+
+    /// The values of the even and of the odd elements of a block.
+    #[inline(always)]
+    fn halves(block: &[Self; BLOCK]) -> [[f32; BLOCK / 2]; 2] {
+        let mut halves = [[0.0; BLOCK / 2]; 2];
+        for i in 0..BLOCK / 2 {
+            (halves[0][i], halves[1][i]) = (block[2 * i].to_f32(), block[2 * i + 1].to_f32());
+        }
+        halves
+    }
 }
 
 impl Real for f32 {
+    #[inline(always)]
     fn to_f32(self) -> f32 {
         self
     }
 }
 impl Real for f16 {
+    #[inline(always)]
     fn to_f32(self) -> f32 {
         f16::to_f32(self)
     }
 }
 impl Real for bf16 {
+    #[inline(always)]
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
+    }
+
+    #[inline(always)]
+    fn halves(block: &[bf16; BLOCK]) -> [[f32; BLOCK / 2]; 2] {
+        // Two elements at a time, which is how the machine loads them.
+        let mut halves = [[0.0; BLOCK / 2]; 2];
+        for (i, [even, odd]) in block.as_chunks::<2>().0.iter().enumerate() {
+            let pair = u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;
+            (halves[0][i], halves[1][i]) = (f32::from_bits(pair << 16), f32::from_bits(pair & 0xFFFF_0000));
+        }
+        halves
     }
 }
 
@@ -58,18 +82,16 @@ impl MxTensor {
         let (isa, quantizer) = (Isa::best(), Quantizer::new(format));
         let least = (8192 / rows.length).max(1);
         let each = codes.par_chunks_mut(rows.code_bytes).zip(scales.par_chunks_mut(rows.blocks)).with_min_len(least);
-        each.enumerate().for_each_init(
-            || vec![0f32; rows.length],
-            |row, (i, (codes, scales))| {
-                if rows.stride == 1 {
-                    let values = &values[i * rows.length..][..rows.length];
-                    row.iter_mut().zip(values).for_each(|(to, x)| *to = x.to_f32());
-                } else {
-                    row.iter_mut().enumerate().for_each(|(j, to)| *to = values[rows.index(i, j)].to_f32());
-                }
-                quantizer.encode_row(isa, row, codes, scales);
-            },
-        );
+        each.enumerate().for_each_init(Vec::new, |gathered, (i, (codes, scales))| {
+            let row = if rows.stride == 1 {
+                &values[i * rows.length..][..rows.length]
+            } else {
+                gathered.clear();
+                gathered.extend((0..rows.length).map(|j| values[rows.index(i, j)]));
+                gathered
+            };
+            quantizer.encode_row(isa, row, codes, scales);
+        });
         Ok(MxTensor { format, shape: shape.to_vec(), axis, codes, scales })
     }
 

@@ -5,10 +5,10 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::bf16::{floats, round, rounded};
+use super::bf16::{round, rounded};
 use super::cache::{Cache, Head, Values};
 use super::linear::FEW;
-use super::operand::{Row, Tile};
+use super::operand::{Tile, pairs_of, pairs_of_floats, step_of};
 use super::product::{Order, PANEL, STEP, TILE, Totals, WPanel, XTile, multiply, multiply_tiles};
 use super::rows::softmax;
 use crate::cpu::simd::tiles::{Configured, Tiles};
@@ -32,8 +32,8 @@ pub(in crate::cpu) fn append(isa: Isa, caches: &mut [&mut Cache], k: &Matrix, v:
     let least = (8192 * sequences.len() / (k.values().len() / heads.len().max(1) * sequences.len()).max(1)).max(1);
     heads.into_par_iter().with_min_len(least).for_each(|(head, columns, first, rows)| {
         dispatch!(isa, simd => {
-            let _ = simd;
             head.append(
+                simd,
                 first,
                 rows.len(),
                 #[inline(always)] |i| &k.row(rows.start + i)[columns.clone()],
@@ -110,7 +110,6 @@ struct Task<'a> {
 /// Buffers that one tile after another uses.
 #[derive(Default)]
 struct Workspace {
-    row: Row,
     queries: Tile,
     /// Scores, then attention weights: a row of `stride` per query.
     scores: Vec<f32>,
@@ -147,14 +146,14 @@ impl Task<'_> {
             let tokens = [first / group, (first + rows - 1) / group].map(|t| self.position + t);
             let queries = Queries { first, rows, tokens };
             w.queries.fill(
-                [rows, TILE],
-                dim,
+                simd,
+                ([rows, TILE], dim),
                 self.a.query,
-                &mut w.row,
                 #[inline(always)]
-                |r, to| {
+                |r, step| {
                     let head = self.kv_head * group + (first + r) % group;
-                    floats(&self.q.row(self.rows.start + (first + r) / group)[head * dim..][..dim], to);
+                    let row = &self.q.row(self.rows.start + (first + r) / group)[head * dim..][..dim];
+                    pairs_of(step_of(row, step))
                 },
             );
             self.attention_weights(simd, configured.as_ref(), &queries, w);
@@ -196,7 +195,7 @@ impl Task<'_> {
         for (r, row) in w.scores.chunks_exact_mut(w.stride).take(queries.rows).enumerate() {
             let past = self.token(queries, r) + 1;
             softmax(row, past);
-            row[past..seen].fill(0.0);
+            row[past..seen.next_multiple_of(STEP)].fill(0.0);
         }
     }
 
@@ -212,19 +211,22 @@ impl Task<'_> {
     ) {
         let (dim, values) = (self.a.keys_values.head_dim, &self.head.values);
         let seen = queries.tokens[1] + 1;
-        let Workspace { scores, stride, weights, row, .. } = w;
+        let Workspace { scores, stride, weights, .. } = w;
         weights.fill(
-            [queries.rows, TILE],
-            seen,
+            simd,
+            ([queries.rows, TILE], seen),
             self.a.weights,
-            row,
+            // Weights are zero past their token, up to the end of its step.
             #[inline(always)]
-            |r, to| to.copy_from_slice(&scores[r * *stride..][..seen]),
+            |r, step| {
+                let row = scores[r * *stride..][..*stride].as_chunks().0;
+                pairs_of_floats(&row[step])
+            },
         );
         let x = weights.view(self.a.weights);
         let product = Product::new(configured, &x, values.extent, [self.a.weights, values.format]);
         let together = self.shared_tokens(queries, product.order.chunk);
-        let own = self.own_blocks(queries, together);
+        let own = self.own_blocks(simd, queries, together);
         let panels = dim.div_ceil(PANEL);
         // Past the last token weights are zero.
         let whole = |end| if values.finite { product.even(end) } else { end };
@@ -283,7 +285,7 @@ impl Task<'_> {
 
     /// What is left of each token's past after the tokens that all share.
     #[inline(always)]
-    fn own_blocks(&self, queries: &Queries, together: usize) -> Vec<OwnBlock> {
+    fn own_blocks<S: Simd>(&self, simd: S, queries: &Queries, together: usize) -> Vec<OwnBlock> {
         let mut blocks = Vec::new();
         let mut row = 0;
         while row < queries.rows {
@@ -302,6 +304,7 @@ impl Task<'_> {
             let block = (start < end).then(|| {
                 let mut block = Values::new(self.head.values.format, self.a.keys_values.head_dim, start);
                 block.lay(
+                    simd,
                     start..end,
                     #[inline(always)]
                     |token| self.head.recent(token),

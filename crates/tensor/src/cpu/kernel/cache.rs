@@ -8,8 +8,8 @@ use super::bf16::floats;
 use super::panels::{ZERO, ratio};
 use super::product::{Extent, PANEL, STEP, Scales, WPanel, limit};
 use super::quantize::Quantizer;
-use crate::cpu::simd::LANES;
 use crate::cpu::simd::tiles::Step;
+use crate::cpu::simd::{LANES, Simd};
 use crate::{BlockFormat, KeyValueLayout};
 
 /// Keys and values of one sequence in one layer.
@@ -46,18 +46,19 @@ impl Cache {
 impl Head {
     /// Appends tokens `first..first + count`; `key(i)` and `value(i)` are those of the i-th of them.
     #[inline(always)]
-    pub(in crate::cpu) fn append<'a>(
+    pub(in crate::cpu) fn append<'a, S: Simd>(
         &mut self,
+        simd: S,
         first: usize,
         count: usize,
         key: impl Fn(usize) -> &'a [bf16],
         value: impl Fn(usize) -> &'a [bf16],
     ) {
-        self.keys.append(first, count, key);
+        self.keys.append(simd, first, count, key);
         let dim = self.values.dim;
         let Some(format) = self.values.format else {
             for i in 0..count {
-                self.values.lay(first + i..first + i + 1, |_| value(i));
+                self.values.lay(simd, first + i..first + i + 1, |_| value(i));
             }
             return;
         };
@@ -70,8 +71,9 @@ impl Head {
         let end = first + count;
         for block in (start..end).step_by(format.block_size) {
             let recent = &self.recent;
-            self.values
-                .lay(block..(block + format.block_size).min(end), |token| &recent[(token - start) * dim..][..dim]);
+            self.values.lay(simd, block..(block + format.block_size).min(end), |token| {
+                &recent[(token - start) * dim..][..dim]
+            });
         }
     }
 
@@ -109,22 +111,21 @@ impl Keys {
     }
 
     #[inline(always)]
-    fn append<'a>(&mut self, first: usize, count: usize, key: impl Fn(usize) -> &'a [bf16]) {
+    fn append<'a, S: Simd>(&mut self, simd: S, first: usize, count: usize, key: impl Fn(usize) -> &'a [bf16]) {
         let steps = self.dim.div_ceil(STEP);
         let blocks = self.format.map_or(0, |f| self.dim.div_ceil(f.block_size));
         let panels = (first + count).div_ceil(PANEL);
         self.steps.resize(panels * steps, ZERO);
         self.powers.resize(panels * blocks, [1.0; PANEL]);
-        let quantizer = self.format.map(Quantizer::new);
+        let quantizer = self.format.map(|f| (Quantizer::new(f), f.block_size));
         let mut row = vec![0f32; steps * STEP];
-        let mut row_blocks = vec![[0f32; 2]; blocks];
         for i in 0..count {
             let (panel, lane) = ((first + i) / PANEL, (first + i) % PANEL);
             floats(key(i), &mut row[..self.dim]);
-            if let Some(quantizer) = &quantizer {
-                quantizer.row(&mut row[..self.dim], &mut row_blocks);
-                for (to, [power, _]) in self.powers[panel * blocks..].iter_mut().zip(&row_blocks) {
-                    to[lane] = *power;
+            if let Some((quantizer, size)) = &quantizer {
+                let to = &mut self.powers[panel * blocks..];
+                for (block, to) in row[..self.dim].chunks_mut(*size).zip(to) {
+                    to[lane] = quantizer.block(simd, block);
                 }
             } else {
                 self.extent = self.extent.join(Extent::of_values(row[..self.dim].iter().copied()));
@@ -190,7 +191,12 @@ impl Values {
 
     /// Takes in the values of `tokens`, which are one block, or any tokens where there is no format.
     #[inline(always)]
-    pub(in crate::cpu) fn lay<'a>(&mut self, tokens: Range<usize>, value: impl Fn(usize) -> &'a [bf16]) {
+    pub(in crate::cpu) fn lay<'a, S: Simd>(
+        &mut self,
+        simd: S,
+        tokens: Range<usize>,
+        value: impl Fn(usize) -> &'a [bf16],
+    ) {
         let panels = self.dim.div_ceil(PANEL);
         let quantizer = self.format.map(Quantizer::new);
         self.steps.resize((tokens.end.div_ceil(STEP) - self.first_step) * panels, ZERO);
@@ -204,7 +210,7 @@ impl Values {
             if let (Some(quantizer), Some(format)) = (&quantizer, self.format) {
                 let at = (tokens.start / format.block_size - self.first_block) * panels + panel;
                 self.powers.resize(self.powers.len().max(at + 1), [1.0; PANEL]);
-                self.powers[at] = quantizer.columns(&mut block);
+                self.powers[at] = quantizer.columns(simd, &mut block);
                 let powers = &self.powers[at..=at];
                 self.finite &= powers.as_flattened().iter().all(|p| !p.is_nan());
                 self.extent = self.extent.join(Extent::of_scales(format.element, powers));

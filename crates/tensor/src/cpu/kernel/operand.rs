@@ -1,14 +1,14 @@
 //! Activations quantized once, in tiles of sixteen rows.
 
+use half::bf16;
 use rayon::prelude::*;
 
-use super::bf16::floats;
 use super::linear::FEW;
-use super::product::{Extent, STEP, Scales, StepBytes, TILE, XTile, unit};
+use super::product::{Extent, Magnitudes, STEP, Scales, StepBytes, TILE, XTile, unit};
 use super::quantize::Quantizer;
 use crate::cpu::simd::codes::{BYTE_BIAS, is_small_integer};
 use crate::cpu::simd::tiles::Lanes;
-use crate::cpu::simd::{Isa, LANES, dispatch};
+use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
 use crate::{BlockFormat, Matrix};
 
 /// Activations ready to be multiplied.
@@ -33,27 +33,22 @@ pub(in crate::cpu) struct Tile {
     extent: Option<Extent>,
 }
 
-/// Room for one row.
-#[derive(Default)]
-pub(in crate::cpu) struct Row {
-    values: Vec<f32>,
-    /// Scale and norm of each block.
-    blocks: Vec<[f32; 2]>,
-}
-
 impl Operand {
     pub(in crate::cpu) fn new(isa: Isa, x: &Matrix, format: Option<BlockFormat>) -> Operand {
         let (rows, k) = (x.rows(), x.columns());
         let tiles = (0..rows.div_ceil(TILE))
             .into_par_iter()
             .with_min_len((8192 / (k * TILE)).max(1))
-            .map_init(Row::default, |room, tile| {
+            .map(|tile| {
                 let some = TILE.min(rows - tile * TILE);
                 let stride = if rows <= FEW { rows } else { TILE };
                 let mut to = Tile::default();
                 dispatch!(isa, simd => {
-                    let _ = simd;
-                    to.fill([some, stride], k, format, room, #[inline(always)] |r, to| floats(x.row(tile * TILE + r), to));
+                    to.fill(simd, ([some, stride], k), format, #[inline(always)] |r, step| {
+                        let values = step_of(x.row(tile * TILE + r), step);
+                        simd.prefetch(&values[0]);
+                        pairs_of(values)
+                    });
                 });
                 to
             })
@@ -71,19 +66,86 @@ impl Operand {
 }
 
 impl Tile {
-    /// Quantizes rows of `k` elements along k, or takes them as they are, in place of what was there; `row(r, to)`
-    /// writes row r. There is room for `stride` rows, of which those beyond `rows` become zero.
+    /// Quantizes rows of `k` elements along k, or takes them as they are, in place of what was there; `pairs(r, step)` are
+    /// those of a step of row r, zero beyond k. There is room for `stride` rows, of which those beyond `rows` become
+    /// zero.
     #[inline(always)]
-    pub(in crate::cpu) fn fill(
+    pub(in crate::cpu) fn fill<S: Simd>(
         &mut self,
-        [rows, stride]: [usize; 2],
-        k: usize,
+        simd: S,
+        ([rows, stride], k): ([usize; 2], usize),
         format: Option<BlockFormat>,
-        room: &mut Row,
-        row: impl Fn(usize, &mut [f32]),
+        pairs: impl Fn(usize, usize) -> [u32; LANES],
     ) {
-        let quantizer = format.map(Quantizer::new);
-        let (steps, blocks) = (k.div_ceil(STEP), format.map_or(0, |f| k.div_ceil(f.block_size)));
+        let steps = k.div_ceil(STEP);
+        self.clear([rows, stride], steps, format.map_or(0, |f| k.div_ceil(f.block_size)));
+        match format {
+            None => {
+                let mut values = Magnitudes::none(simd);
+                for r in 0..rows {
+                    for step in 0..steps {
+                        let lanes = pairs(r, step);
+                        values.add(simd, simd.load_pairs(&lanes));
+                        self.lanes[step * stride + r].0 = lanes;
+                    }
+                }
+                self.extent = Some(values.extent(simd));
+            }
+            Some(format) if format.block_size == STEP => {
+                let quantizer = Quantizer::new(format);
+                for r in 0..rows {
+                    for step in 0..steps {
+                        let (elements, [power, norm]) = quantizer.pairs(simd, simd.load_pairs(&pairs(r, step)));
+                        simd.store_pairs(elements, &mut self.lanes[step * stride + r].0);
+                        (self.powers[step][r], self.norms[step][r]) = (power, norm);
+                    }
+                }
+                self.extent = Some(Extent::of_scales(format.element, &self.powers));
+            }
+            Some(format) => self.fill_blocks(simd, (rows, k), format, pairs),
+        }
+        self.fill_bytes(rows, format);
+    }
+
+    /// Blocks of any size, a row at a time.
+    #[inline(always)]
+    fn fill_blocks<S: Simd>(
+        &mut self,
+        simd: S,
+        (rows, k): (usize, usize),
+        format: BlockFormat,
+        pairs: impl Fn(usize, usize) -> [u32; LANES],
+    ) {
+        let quantizer = Quantizer::new(format);
+        let mut row = vec![0f32; k.next_multiple_of(STEP)];
+        for r in 0..rows {
+            for (step, to) in row.as_chunks_mut::<STEP>().0.iter_mut().enumerate() {
+                for (to, pair) in to.as_chunks_mut::<2>().0.iter_mut().zip(pairs(r, step)) {
+                    *to = [f32::from_bits(pair << 16), f32::from_bits(pair & 0xFFFF_0000)];
+                }
+            }
+            for (b, block) in row[..k].chunks_mut(format.block_size).enumerate() {
+                self.powers[b][r] = quantizer.block(simd, block);
+                self.norms[b][r] = f32::INFINITY;
+            }
+            for (step, values) in row.as_chunks::<STEP>().0.iter().enumerate() {
+                self.lanes[step * self.stride + r].0 = pairs_of_floats(values);
+            }
+        }
+        self.extent = Some(Extent::of_scales(format.element, &self.powers));
+    }
+
+    /// Elements that are small integers, as bytes, where rows are few.
+    fn fill_bytes(&mut self, rows: usize, format: Option<BlockFormat>) {
+        self.bytes.clear();
+        let Some(format) = format.filter(|f| self.stride <= FEW && is_small_integer(f.element)) else { return };
+        let units = 1.0 / unit(format.element);
+        debug_assert_eq!(rows, self.stride, "few rows have no room to spare");
+        self.bytes.extend(self.lanes.iter().map(|lanes| step_bytes(&lanes.0, units)));
+    }
+
+    /// Makes room.
+    fn clear(&mut self, [rows, stride]: [usize; 2], steps: usize, blocks: usize) {
         self.stride = stride;
         if rows < stride {
             self.lanes.clear();
@@ -93,34 +155,6 @@ impl Tile {
         self.lanes.resize(steps * stride, Lanes::ZERO);
         self.powers.resize(blocks, [1.0; TILE]);
         self.norms.resize(blocks, [0.0; TILE]);
-        room.values.clear();
-        room.values.resize(steps * STEP, 0.0);
-        room.blocks.resize(blocks, [0.0; 2]);
-        let units = format.filter(|f| stride <= FEW && is_small_integer(f.element)).map(|f| 1.0 / unit(f.element));
-        self.bytes.clear();
-        self.bytes.resize(if units.is_some() { steps * stride } else { 0 }, StepBytes::default());
-        let mut extent: Option<Extent> = None;
-        for r in 0..rows {
-            let values = &mut room.values[..k];
-            row(r, values);
-            if let Some(quantizer) = &quantizer {
-                quantizer.row(values, &mut room.blocks);
-                for (b, [power, norm]) in room.blocks.iter().enumerate() {
-                    self.powers[b][r] = *power;
-                    self.norms[b][r] = *norm;
-                }
-            } else {
-                let own = Extent::of_values(values.iter().copied());
-                extent = Some(extent.map_or(own, |e| e.join(own)));
-            }
-            for (step, values) in room.values.as_chunks::<STEP>().0.iter().enumerate() {
-                pack_pairs(values, &mut self.lanes[step * stride + r].0);
-                if let Some(units) = units {
-                    self.bytes[step * stride + r] = step_bytes(values, units);
-                }
-            }
-        }
-        self.extent = extent.or_else(|| format.map(|f| Extent::of_scales(f.element, &self.powers)));
     }
 
     pub(in crate::cpu) fn view(&self, format: Option<BlockFormat>) -> XTile<'_> {
@@ -136,22 +170,47 @@ impl Tile {
     }
 }
 
+/// Elements of a row that belong to a step.
+#[inline(always)]
+pub(in crate::cpu) fn step_of<T>(row: &[T], step: usize) -> &[T] {
+    &row[step * STEP..row.len().min((step + 1) * STEP)]
+}
+
+/// Up to 32 values as pairs, zero beyond the last.
+#[inline(always)]
+pub(in crate::cpu) fn pairs_of(values: &[bf16]) -> [u32; LANES] {
+    let mut pairs = [0; LANES];
+    if let Ok(values) = <&[bf16; STEP]>::try_from(values) {
+        for (pair, [even, odd]) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
+            *pair = u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;
+        }
+    } else {
+        for (i, value) in values.iter().enumerate() {
+            pairs[i / 2] |= u32::from(value.to_bits()) << (16 * (i % 2));
+        }
+    }
+    pairs
+}
+
 /// Values that are bf16, as pairs.
 #[inline(always)]
-fn pack_pairs(values: &[f32; STEP], to: &mut [u32; LANES]) {
-    for (to, [low, high]) in to.iter_mut().zip(values.as_chunks::<2>().0) {
-        *to = low.to_bits() >> 16 | high.to_bits() & 0xFFFF_0000;
+pub(in crate::cpu) fn pairs_of_floats(values: &[f32; STEP]) -> [u32; LANES] {
+    let mut pairs = [0; LANES];
+    for (pair, [even, odd]) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
+        *pair = even.to_bits() >> 16 | odd.to_bits() & 0xFFFF_0000;
     }
+    pairs
 }
 
 /// Elements that are whole numbers of units, each below 128, as bytes.
-#[inline(always)]
-fn step_bytes(values: &[f32; STEP], units: f32) -> StepBytes {
+fn step_bytes(lanes: &[u32; LANES], units: f32) -> StepBytes {
     let mut bytes = StepBytes::default();
     let mut sum = 0;
-    for (quad, values) in bytes.quads.iter_mut().zip(values.as_chunks::<4>().0) {
-        *quad = u32::from_le_bytes(values.map(|x| (x * units) as i8 as u8));
-        sum += values.iter().map(|x| (x * units) as i32).sum::<i32>();
+    for (quad, pairs) in bytes.quads.iter_mut().zip(lanes.as_chunks::<2>().0) {
+        let elements = pairs.map(|pair| [pair << 16, pair & 0xFFFF_0000].map(|x| (f32::from_bits(x) * units) as i32));
+        sum += elements.as_flattened().iter().sum::<i32>();
+        let [[a, b], [c, d]] = elements;
+        *quad = u32::from_le_bytes([a, b, c, d].map(|x| x as u8));
     }
     bytes.start = -BYTE_BIAS * sum;
     bytes

@@ -211,6 +211,40 @@ impl Extent {
     }
 }
 
+/// The smallest and the largest magnitude of bf16 values in pairs, lane by lane.
+pub(in crate::cpu) struct Magnitudes<S: Simd> {
+    /// Less one, so that zero is the largest of all.
+    low: S::Pairs,
+    high: S::Pairs,
+}
+
+impl<S: Simd> Magnitudes<S> {
+    #[inline(always)]
+    pub(in crate::cpu) fn none(simd: S) -> Self {
+        Magnitudes { low: simd.splat_pairs(u32::MAX), high: simd.splat_pairs(0) }
+    }
+
+    #[inline(always)]
+    pub(in crate::cpu) fn add(&mut self, simd: S, pairs: S::Pairs) {
+        let odd = simd.and(pairs, simd.splat_pairs(0x7FFF_0000));
+        let even = simd.shift_left(simd.and(pairs, simd.splat_pairs(0x7FFF)), 16);
+        for half in [even, odd] {
+            self.low = simd.min_bits(self.low, simd.sub_bits(half, simd.splat_pairs(1)));
+            self.high = simd.max_bits(self.high, half);
+        }
+    }
+
+    #[inline(always)]
+    pub(in crate::cpu) fn extent(&self, simd: S) -> Extent {
+        let (mut low, mut high) = ([0; LANES], [0; LANES]);
+        simd.store_pairs(self.low, &mut low);
+        simd.store_pairs(self.high, &mut high);
+        let smallest = low.into_iter().fold(u32::MAX, u32::min).wrapping_add(1);
+        let largest = high.into_iter().fold(0, u32::max);
+        Extent::of_values([smallest, largest].map(f32::from_bits))
+    }
+}
+
 /// The smallest magnitude of a format, of which all others are multiples.
 pub(in crate::cpu) fn unit(element: ElementFormat) -> f32 {
     // 2^(1 − bias − mantissa bits)

@@ -1,17 +1,27 @@
 //! Quantizing rows: to packed codes and scales, or to element values and scales without a detour over codes.
 //!
-//! Equal to [`microscale_formats::quantize_block`]; the tests compare them.
+//! Equal to [`microscale_formats::quantize_block`]; the tests compare them. A block of 32 is held as sixteen pairs, the
+//! even elements in one vector and the odd ones in another.
 
-use microscale_formats::{BLOCK, E8M0, ScaleRule};
+use microscale_formats::{BLOCK, E8M0, INT8, ScaleRule};
 
 use super::product::unit;
-use crate::BlockFormat;
-use crate::cpu::simd::{Isa, LANES, dispatch};
+use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
+use crate::{BlockFormat, Real};
+
+/// Bits of an `f32`: all but the sign, the exponent, the sign.
+const MAGNITUDE: u32 = 0x7FFF_FFFF;
+const EXPONENT: u32 = 0x7F80_0000;
+/// The odd element of a pair.
+const HIGH: u32 = 0xFFFF_0000;
+/// More than what rounding can take from a norm.
+pub(super) const ROUND_UP: f32 = 1.0 + 1e-5;
 
 /// What rounding to a format takes, in the form the loop wants it.
 #[derive(Clone, Copy)]
 pub(crate) struct Quantizer {
     format: BlockFormat,
+    emax: i32,
     /// Exponent field of the smallest normal number, in place.
     min_exponent: u32,
     /// Factor from the power of two of a value to the number whose last bit is worth one step.
@@ -30,6 +40,7 @@ impl Quantizer {
         let element = format.element;
         Quantizer {
             format,
+            emax: element.emax(),
             min_exponent: ((1 - element.bias() + 127) as u32) << 23,
             magic: f32::from_bits((23 - element.mantissa_bits() + 127) << 23),
             max: element.max(),
@@ -39,86 +50,219 @@ impl Quantizer {
         }
     }
 
-    /// Writes the packed codes of a row and one scale per block; the row's values are lost.
-    pub(crate) fn encode_row(&self, isa: Isa, row: &mut [f32], codes: &mut [u8], scales: &mut [E8M0]) {
-        dispatch!(isa, simd => {
-            let _ = simd;
-            match self.format.element.bits() {
-                4 => self.encode::<4>(row, codes, scales),
-                6 => self.encode::<6>(row, codes, scales),
-                _ => self.encode::<8>(row, codes, scales),
-            }
+    /// Writes the packed codes of a row and one scale per block.
+    pub(crate) fn encode_row<T: Real>(&self, isa: Isa, row: &[T], codes: &mut [u8], scales: &mut [E8M0]) {
+        dispatch!(isa, simd => match self.format.element.bits() {
+            4 => self.encode::<_, T, 4>(simd, row, codes, scales),
+            6 => self.encode::<_, T, 6>(simd, row, codes, scales),
+            _ => self.encode::<_, T, 8>(simd, row, codes, scales),
         });
     }
 
     #[inline(always)]
-    fn encode<const BITS: usize>(&self, row: &mut [f32], codes: &mut [u8], scales: &mut [E8M0]) {
-        if self.format.block_size != BLOCK {
-            return self.encode_any(row, codes, scales);
+    fn encode<S: Simd, T: Real, const BITS: usize>(&self, simd: S, row: &[T], codes: &mut [u8], scales: &mut [E8M0]) {
+        let whole = if self.format.block_size == BLOCK { row.len() / BLOCK } else { 0 };
+        let (packed, packed_rest) = codes.split_at_mut(whole * BLOCK * BITS / 8);
+        let (block_scales, rest_scales) = scales.split_at_mut(whole);
+        let blocks = row.as_chunks::<BLOCK>().0.iter().zip(packed.chunks_exact_mut(BLOCK * BITS / 8));
+        for ((block, to), scale) in blocks.zip(block_scales) {
+            simd.prefetch(block);
+            let halves = T::halves(block);
+            let [even, odd] = [simd.load(&halves[0]), simd.load(&halves[1])];
+            let largest = largest(simd, even, odd);
+            *scale = self.scale_or_nan(
+                largest,
+                #[inline(always)]
+                || interleave(&halves),
+            );
+            let inverse = simd.splat(if *scale == E8M0::NAN { 0.0 } else { inverse(*scale) });
+            let mut lanes = [0; LANES];
+            let odd = simd.shift_left(self.codes(simd, odd, inverse), BITS as u32);
+            simd.store_pairs(simd.or(self.codes(simd, even, inverse), odd), &mut lanes);
+            if largest >= EXPONENT {
+                lanes = [0; LANES];
+            }
+            pack_pairs::<BITS>(&lanes, to);
         }
-        // The usual size in loops of a fixed length.
-        let whole = row.len() / BLOCK;
-        let (blocks, last) = row.as_chunks_mut::<BLOCK>();
-        let (packed, packed_last) = codes.split_at_mut(whole * BLOCK * BITS / 8);
-        let (block_scales, last_scale) = scales.split_at_mut(whole);
-        for ((block, to), scale) in blocks.iter_mut().zip(packed.chunks_exact_mut(BLOCK * BITS / 8)).zip(block_scales) {
-            let mut block_codes = [0; BLOCK];
-            *scale = self.block_codes(block, &mut block_codes);
-            pack_block::<BITS>(&block_codes, to);
-        }
-        if !last.is_empty() {
-            self.encode_any(last, packed_last, last_scale);
+        if whole * BLOCK < row.len() {
+            self.encode_any(simd, &row[whole * BLOCK..], packed_rest, rest_scales);
         }
     }
 
     /// Blocks of any size.
-    fn encode_any(&self, row: &mut [f32], codes: &mut [u8], scales: &mut [E8M0]) {
+    #[inline(always)]
+    fn encode_any<S: Simd, T: Real>(&self, simd: S, row: &[T], codes: &mut [u8], scales: &mut [E8M0]) {
         let mut unpacked = vec![0; row.len()];
-        let blocks = row.chunks_mut(self.format.block_size).zip(unpacked.chunks_mut(self.format.block_size));
+        let blocks = row.chunks(self.format.block_size).zip(unpacked.chunks_mut(self.format.block_size));
         for ((block, codes), scale) in blocks.zip(scales) {
-            *scale = self.block_codes(block, codes);
+            let block: Vec<f32> = block.iter().map(|x| x.to_f32()).collect();
+            let amax = block.iter().fold(0, |max, x| max.max(x.to_bits() & MAGNITUDE));
+            *scale = self.scale_or_nan(amax, || block.clone());
+            if *scale == E8M0::NAN {
+                continue;
+            }
+            for (block, codes) in block.chunks(LANES).zip(codes.chunks_mut(LANES)) {
+                let (mut x, mut lanes) = ([0.0; LANES], [0; LANES]);
+                x[..block.len()].copy_from_slice(block);
+                simd.store_pairs(self.codes(simd, simd.load(&x), simd.splat(inverse(*scale))), &mut lanes);
+                codes.iter_mut().zip(lanes).for_each(|(code, lane)| *code = lane as u8);
+            }
         }
         codes.copy_from_slice(&microscale_formats::pack(&unpacked, self.format.element.bits()));
     }
 
-    /// Codes and scale of one block.
+    /// The element values of a block of up to 32 bf16, with the scale and the norm ([`XTile::norms`]).
+    ///
+    /// A block of zeros gets the scale 1 instead of the format's smallest: its products are zero all the same, and
+    /// the smallest scale would make every product with it take the slow path. A block with an infinity or a NaN
+    /// gets zeros and the scale NaN.
+    ///
+    /// [`XTile::norms`]: super::product::XTile::norms
     #[inline(always)]
-    fn block_codes(&self, block: &[f32], codes: &mut [u8]) -> E8M0 {
-        let amax = amax(block);
-        if amax >= f32::INFINITY.to_bits() {
-            codes.fill(0);
-            return E8M0::NAN;
+    pub(in crate::cpu) fn pairs<S: Simd>(&self, simd: S, pairs: S::Pairs) -> (S::Pairs, [f32; 2]) {
+        let even = simd.from_bits(simd.shift_left(pairs, 16));
+        let odd = simd.from_bits(simd.and(pairs, simd.splat_pairs(HIGH)));
+        let amax = largest(simd, even, odd);
+        if amax == 0 || amax >= EXPONENT {
+            return (simd.splat_pairs(0), [if amax == 0 { 1.0 } else { f32::NAN }, 0.0]);
         }
-        let scale = self.scale(amax, block);
-        let inverse = inverse(scale);
-        let element = self.format.element;
-        let (m, sign_bit) = (element.mantissa_bits(), 1 << (element.bits() - 1));
-        let integer = element == microscale_formats::INT8;
-        for (code, x) in codes.iter_mut().zip(block) {
-            let y = x * inverse;
-            let a = y.abs();
-            let power = (a.to_bits() & 0x7F80_0000).max(self.min_exponent);
-            let shift = f32::from_bits(power) * self.magic;
-            // The steps of this power that make the magnitude; a carry into the next power fits by itself.
-            let steps = (a + shift).to_bits().wrapping_sub(shift.to_bits());
-            let magnitude = (((power - self.min_exponent) >> (23 - m)) + steps).min(self.max_code);
-            let negative = y.to_bits() >> 31;
-            *code = if integer {
-                (magnitude ^ negative.wrapping_neg()).wrapping_add(negative)
-            } else {
-                magnitude | negative * sign_bit
-            } as u8;
-        }
-        scale
+        let scale = self.scale(
+            amax,
+            #[inline(always)]
+            || {
+                let mut halves = [[0.0; LANES]; 2];
+                simd.store(even, &mut halves[0]);
+                simd.store(odd, &mut halves[1]);
+                interleave(&halves)
+            },
+        );
+        let inverse = simd.splat(inverse(scale));
+        let [even, odd] = [self.values(simd, even, inverse), self.values(simd, odd, inverse)];
+        let high = simd.and(simd.bits(odd), simd.splat_pairs(HIGH));
+        (simd.or(simd.shift_right(simd.bits(even), 16), high), [power(scale), self.norm(simd, even, odd)])
     }
 
-    /// The scale of a block with this largest magnitude (as bits, finite).
+    /// The same for a block of any size, in place; there is no norm.
     #[inline(always)]
-    fn scale(&self, amax: u32, block: &[f32]) -> E8M0 {
-        if self.format.scale_rule == ScaleRule::Mse || amax < f32::MIN_POSITIVE.to_bits() {
-            return self.scale_by_rule(amax, block);
+    pub(in crate::cpu) fn block<S: Simd>(&self, simd: S, block: &mut [f32]) -> f32 {
+        let amax = block.iter().fold(0, |max, x| max.max(x.to_bits() & MAGNITUDE));
+        if amax == 0 || amax >= EXPONENT {
+            block.fill(0.0);
+            return if amax == 0 { 1.0 } else { f32::NAN };
         }
-        E8M0((((amax + self.bump) >> 23) as i32 - self.format.element.emax()).clamp(0, 254) as u8)
+        let scale = self.scale(amax, || block.to_vec());
+        for block in block.chunks_mut(LANES) {
+            let mut x = [0.0; LANES];
+            x[..block.len()].copy_from_slice(block);
+            let values = self.values(simd, simd.load(&x), simd.splat(inverse(scale)));
+            simd.store(values, &mut x);
+            block.copy_from_slice(&x[..block.len()]);
+        }
+        power(scale)
+    }
+
+    /// [`block`](Self::block) for sixteen blocks side by side, each down a column.
+    #[inline(always)]
+    pub(in crate::cpu) fn columns<S: Simd>(&self, simd: S, block: &mut [[f32; LANES]]) -> [f32; LANES] {
+        let magnitude = simd.splat_pairs(MAGNITUDE);
+        let mut amax = simd.splat_pairs(0);
+        for row in block.iter() {
+            amax = simd.max_bits(amax, simd.and(simd.bits(simd.load(row)), magnitude));
+        }
+        let mut largest = [0; LANES];
+        simd.store_pairs(amax, &mut largest);
+        let (mut scales, mut inverses) = ([1f32; LANES], [0f32; LANES]);
+        for (lane, amax) in largest.into_iter().enumerate() {
+            if amax >= EXPONENT {
+                scales[lane] = f32::NAN;
+                block.iter_mut().for_each(|row| row[lane] = 0.0);
+            } else if amax != 0 {
+                let scale = self.scale(amax, || block.iter().map(|row| row[lane]).collect());
+                (scales[lane], inverses[lane]) = (power(scale), inverse(scale));
+            }
+        }
+        let inverses = simd.load(&inverses);
+        for row in block {
+            simd.store(self.values(simd, simd.load(row), inverses), row);
+        }
+        scales
+    }
+
+    /// The element values nearest to x · inverse, ties to even, saturated. The product is below 2^(emax + 2), as a
+    /// block's scale sees to.
+    #[inline(always)]
+    fn values<S: Simd>(&self, simd: S, x: S::F32, inverse: S::F32) -> S::F32 {
+        let Steps { bits, sum, shift, .. } = self.steps(simd, x, inverse);
+        let magnitude = simd.min_bits(simd.bits(simd.sub(sum, shift)), simd.splat_pairs(self.max.to_bits()));
+        simd.from_bits(simd.or(magnitude, simd.and(bits, simd.splat_pairs(!MAGNITUDE))))
+    }
+
+    /// Their codes.
+    #[inline(always)]
+    fn codes<S: Simd>(&self, simd: S, x: S::F32, inverse: S::F32) -> S::Pairs {
+        let Steps { bits, sum, shift, power } = self.steps(simd, x, inverse);
+        let element = self.format.element;
+        // The steps of this power that make the magnitude; a carry into the next power fits by itself.
+        let steps = simd.sub_bits(simd.bits(sum), simd.bits(shift));
+        let powers = simd.sub_bits(power, simd.splat_pairs(self.min_exponent));
+        let magnitude = simd.add_bits(simd.shift_right(powers, 23 - element.mantissa_bits()), steps);
+        let magnitude = simd.min_bits(magnitude, simd.splat_pairs(self.max_code));
+        let negative = simd.shift_right(bits, 31);
+        if element == INT8 {
+            // m − 2m where the mask is all ones.
+            let mask = simd.sub_bits(simd.splat_pairs(0), negative);
+            let code = simd.sub_bits(magnitude, simd.shift_left(simd.and(magnitude, mask), 1));
+            return simd.and(code, simd.splat_pairs(0xFF));
+        }
+        simd.or(magnitude, simd.shift_left(negative, element.bits() - 1))
+    }
+
+    /// Rounds x · inverse to whole steps: adding a number whose last bit is worth one step does that.
+    #[inline(always)]
+    fn steps<S: Simd>(&self, simd: S, x: S::F32, inverse: S::F32) -> Steps<S> {
+        let bits = simd.bits(simd.mul(x, inverse));
+        let exponent = simd.and(bits, simd.splat_pairs(EXPONENT));
+        let power = simd.max_bits(exponent, simd.splat_pairs(self.min_exponent));
+        let shift = simd.mul(simd.from_bits(power), simd.splat(self.magic));
+        let magnitude = simd.from_bits(simd.and(bits, simd.splat_pairs(MAGNITUDE)));
+        Steps { bits, sum: simd.add(magnitude, shift), shift, power }
+    }
+
+    /// The Euclidean norm of elements over the largest power of two that divides them all, or a little more; infinite
+    /// where the numbers are too far apart for the way it is computed.
+    #[inline(always)]
+    fn norm<S: Simd>(&self, simd: S, even: S::F32, odd: S::F32) -> f32 {
+        if self.units * self.max >= (1 << 23) as f32 {
+            return f32::INFINITY;
+        }
+        // Adding it leaves an integer below 2^23 in the low bits.
+        const SHIFT: f32 = (1 << 23) as f32;
+        let units = simd.splat(self.units);
+        let [even, odd] = [simd.mul(even, units), simd.mul(odd, units)];
+        let integer = |x| {
+            let magnitude = simd.from_bits(simd.and(simd.bits(x), simd.splat_pairs(MAGNITUDE)));
+            simd.bits(simd.add(magnitude, simd.splat(SHIFT)))
+        };
+        let all = simd.bit_or(simd.or(integer(even), integer(odd))) & (SHIFT as u32 - 1);
+        let squares = simd.total(simd.fma(even, even, simd.mul(odd, odd)));
+        let divisor = (all & all.wrapping_neg()).max(1);
+        squares.sqrt() * ROUND_UP / divisor as f32
+    }
+
+    /// The scale of a block with this largest magnitude, as bits; of a finite one that is not zero unless the caller
+    /// wants the smallest scale for it.
+    #[inline(always)]
+    fn scale(&self, amax: u32, block: impl FnOnce() -> Vec<f32>) -> E8M0 {
+        if self.format.scale_rule == ScaleRule::Mse || amax < f32::MIN_POSITIVE.to_bits() {
+            return self.scale_by_rule(amax, &block());
+        }
+        E8M0((((amax + self.bump) >> 23) as i32 - self.emax).clamp(0, 254) as u8)
+    }
+
+    /// The same, or NaN where the magnitude is none.
+    #[inline(always)]
+    fn scale_or_nan(&self, amax: u32, block: impl FnOnce() -> Vec<f32>) -> E8M0 {
+        if amax >= EXPONENT { E8M0::NAN } else { self.scale(amax, block) }
     }
 
     #[cold]
@@ -128,124 +272,52 @@ impl Quantizer {
             rule => rule.scale_of_max(f32::from_bits(amax), self.format.element),
         }
     }
-
-    /// Replaces a row by its element values and writes, per block, the scale and the mass ([`XTile::mass`]).
-    ///
-    /// A block of zeros gets the scale 1 instead of the format's smallest: its products are zero all the same, and
-    /// the smallest scale would make every product with it take the slow path. A block with an infinity or a NaN
-    /// gets zeros and the scale NaN.
-    ///
-    /// [`XTile::norms`]: super::product::XTile::norms
-    #[inline(always)]
-    pub(in crate::cpu) fn row(&self, row: &mut [f32], blocks: &mut [[f32; 2]]) {
-        if self.format.block_size == BLOCK {
-            // The usual size in loops of a fixed length.
-            let (whole, last) = row.as_chunks_mut::<BLOCK>();
-            let mut blocks = blocks.iter_mut();
-            for (block, to) in whole.iter_mut().zip(blocks.by_ref()) {
-                let scale = self.block(block);
-                *to = [scale, self.norm(block)];
-            }
-            if let Some(to) = blocks.next() {
-                let scale = self.block(last);
-                *to = [scale, self.norm(last)];
-            }
-        } else {
-            for (block, to) in row.chunks_mut(self.format.block_size).zip(blocks) {
-                let scale = self.block(block);
-                *to = [scale, self.norm(block)];
-            }
-        }
-    }
-
-    /// The Euclidean norm of elements over the largest power of two that divides them all, or a little more; infinite
-    /// where the numbers are too far apart for the way it is computed.
-    #[inline(always)]
-    fn norm(&self, values: &[f32]) -> f32 {
-        if self.units * self.max >= (1 << 23) as f32 || values.len() > BLOCK {
-            return f32::INFINITY;
-        }
-        // Adding it leaves an integer below 2^23 in the low bits.
-        const SHIFT: f32 = (1 << 23) as f32;
-        let mut bits = [0u32; LANES];
-        let mut squares = [0f32; LANES];
-        for values in values.chunks(LANES) {
-            for ((square, bits), x) in squares.iter_mut().zip(&mut bits).zip(values) {
-                let x = x * self.units;
-                *bits |= (x.abs() + SHIFT).to_bits() & 0x7F_FFFF;
-                *square = x.mul_add(x, *square);
-            }
-        }
-        let bits = bits.iter().fold(0, |all, bits| all | bits);
-        let divisor = (bits & bits.wrapping_neg()).max(1);
-        squares.iter().sum::<f32>().sqrt() * ROUND_UP / divisor as f32
-    }
-
-    /// [`row`](Self::row) for sixteen blocks side by side, each down a column of `block`.
-    #[inline(always)]
-    pub(in crate::cpu) fn columns(&self, block: &mut [[f32; LANES]]) -> [f32; LANES] {
-        let mut amax = [0u32; LANES];
-        for row in block.iter() {
-            amax.iter_mut().zip(row).for_each(|(max, x)| *max = (*max).max(x.to_bits() & 0x7FFF_FFFF));
-        }
-        let mut scales = [1f32; LANES];
-        let mut inverses = [0f32; LANES];
-        for (lane, &amax) in amax.iter().enumerate() {
-            if amax >= f32::INFINITY.to_bits() {
-                scales[lane] = f32::NAN;
-            } else if amax != 0 {
-                let mse = self.format.scale_rule == ScaleRule::Mse;
-                let column: Vec<f32> = if mse { block.iter().map(|row| row[lane]).collect() } else { Vec::new() };
-                let scale = self.scale(amax, &column);
-                (scales[lane], inverses[lane]) = (power(scale), inverse(scale));
-            }
-        }
-        for row in block {
-            for ((x, &inverse), scale) in row.iter_mut().zip(&inverses).zip(&scales) {
-                *x = if scale.is_nan() { 0.0 } else { self.element(*x * inverse) };
-            }
-        }
-        scales
-    }
-
-    #[inline(always)]
-    fn block(&self, block: &mut [f32]) -> f32 {
-        let amax = amax(block);
-        if amax >= f32::INFINITY.to_bits() {
-            block.fill(0.0);
-            return f32::NAN;
-        }
-        if amax == 0 {
-            block.fill(0.0);
-            return 1.0;
-        }
-        let scale = self.scale(amax, block);
-        let inverse = inverse(scale);
-        for x in block.iter_mut() {
-            *x = self.element(*x * inverse);
-        }
-        power(scale)
-    }
-
-    /// The element nearest to `y`, ties to even, saturated. `y` is below 2^(emax + 2), as a block's scale sees to.
-    #[inline(always)]
-    fn element(&self, y: f32) -> f32 {
-        let a = y.abs();
-        // Adding and taking away a number whose last bit is worth one step rounds to a multiple of the step.
-        let power = f32::from_bits((a.to_bits() & 0x7F80_0000).max(self.min_exponent));
-        let shift = power * self.magic;
-        let rounded = (a + shift) - shift;
-        rounded.min(self.max).copysign(y)
-    }
 }
 
-/// More than what rounding can take from a norm.
-pub(super) const ROUND_UP: f32 = 1.0 + 1e-5;
+/// Numbers on the way to whole steps of their power of two.
+struct Steps<S: Simd> {
+    /// The scaled numbers.
+    bits: S::Pairs,
+    /// Their magnitudes, and `shift` added.
+    sum: S::F32,
+    shift: S::F32,
+    /// Their powers of two, at least that of the smallest normal number.
+    power: S::Pairs,
+}
 
 /// The largest magnitude, as bits: as integers, magnitudes are ordered with NaN above infinity above the rest.
 #[inline(always)]
-fn amax(block: &[f32]) -> u32 {
-    block.iter().fold(0u32, |m, x| m.max(x.to_bits() & 0x7FFF_FFFF))
+fn largest<S: Simd>(simd: S, even: S::F32, odd: S::F32) -> u32 {
+    let magnitude = simd.splat_pairs(MAGNITUDE);
+    simd.largest(simd.max_bits(simd.and(simd.bits(even), magnitude), simd.and(simd.bits(odd), magnitude)))
+}
+
+/// Even and odd elements in their order.
+fn interleave(halves: &[[f32; LANES]; 2]) -> Vec<f32> {
+    halves[0].iter().zip(&halves[1]).flat_map(|(&even, &odd)| [even, odd]).collect()
+}
+
+/// Packs sixteen pairs of codes, each pair in the low bits of a lane, least significant bits first.
+#[inline(always)]
+fn pack_pairs<const BITS: usize>(lanes: &[u32; LANES], to: &mut [u8]) {
+    match BITS {
+        4 => {
+            for (to, lane) in to.iter_mut().zip(lanes) {
+                *to = *lane as u8;
+            }
+        }
+        6 => {
+            for (to, lanes) in to.chunks_exact_mut(6).zip(lanes.as_chunks::<4>().0) {
+                let [a, b, c, d] = lanes.map(u64::from);
+                to.copy_from_slice(&(a | b << 12 | c << 24 | d << 36).to_le_bytes()[..6]);
+            }
+        }
+        _ => {
+            for (to, lane) in to.as_chunks_mut::<2>().0.iter_mut().zip(lanes) {
+                *to = (*lane as u16).to_le_bytes();
+            }
+        }
+    }
 }
 
 /// [`Quantizer::bump`]: how far a number just above 1 is from the first whose scale is one more, asked of the rule itself.
@@ -261,29 +333,6 @@ fn bump(format: BlockFormat) -> u32 {
         *if byte(middle) == byte(0) { &mut low } else { &mut high } = middle;
     }
     (1 << 23) - high
-}
-
-/// Packs the codes of a block, least significant bits first.
-#[inline(always)]
-fn pack_block<const BITS: usize>(codes: &[u8; BLOCK], to: &mut [u8]) {
-    match BITS {
-        4 => {
-            for (to, [low, high]) in to.iter_mut().zip(codes.as_chunks::<2>().0) {
-                *to = low | high << 4;
-            }
-        }
-        6 => {
-            for (to, codes) in to.chunks_exact_mut(6).zip(codes.as_chunks::<8>().0) {
-                let x = u64::from_le_bytes(*codes);
-                // Pairs to 12 bits, those to 24, those to 48.
-                let x = x & 0x003F_003F_003F_003F | x >> 2 & 0x0FC0_0FC0_0FC0_0FC0;
-                let x = x & 0x0000_0FFF_0000_0FFF | x >> 4 & 0x00FF_F000_00FF_F000;
-                let x = x & 0x00FF_FFFF | x >> 8 & 0xFFFF_FF00_0000;
-                to.copy_from_slice(&x.to_le_bytes()[..6]);
-            }
-        }
-        _ => to.copy_from_slice(codes),
-    }
 }
 
 /// The scale's value.
@@ -339,7 +388,7 @@ mod tests {
                     let mut packed = vec![0; 32 * element.bits() as usize / 8];
                     let mut found = [E8M0(9)];
                     for isa in Isa::available() {
-                        quantizer.encode_row(isa, &mut block.clone(), &mut packed, &mut found);
+                        quantizer.encode_row(isa, &block, &mut packed, &mut found);
                         assert_eq!(found[0], scale, "{format:?} {isa} of {block:?}");
                         assert_eq!(
                             packed,
@@ -347,9 +396,25 @@ mod tests {
                             "{format:?} {isa} of {block:?}"
                         );
                     }
-                    let (mut values, mut scales) = (block, [[0.0; 2]]);
-                    quantizer.row(&mut values, &mut scales);
-                    let [power, norm] = scales[0];
+                    // The way to values starts from bf16.
+                    let mut values = block.map(microscale_formats::round_to_bf16);
+                    let scale = quantize_block(&values, element, scale_rule, &mut codes);
+                    let lanes: [u32; LANES] =
+                        std::array::from_fn(|i| values[2 * i].to_bits() >> 16 | values[2 * i + 1].to_bits() & HIGH);
+                    let mut again = values;
+                    let [power, norm] = dispatch!(Isa::best(), simd => {
+                        let (pairs, numbers) = quantizer.pairs(simd, simd.load_pairs(&lanes));
+                        let mut lanes = [0; LANES];
+                        simd.store_pairs(pairs, &mut lanes);
+                        for (i, lane) in lanes.into_iter().enumerate() {
+                            (values[2 * i], values[2 * i + 1]) =
+                                (f32::from_bits(lane << 16), f32::from_bits(lane & HIGH));
+                        }
+                        let power = quantizer.block(simd, &mut again);
+                        assert_eq!(again.map(f32::to_bits), values.map(f32::to_bits));
+                        assert!(power == numbers[0] || power.is_nan());
+                        numbers
+                    });
                     for (i, (&value, &code)) in values.iter().zip(&codes).enumerate() {
                         assert_eq!(value, element.decode(code), "{format:?} {:?} of {block:?}", block[i]);
                     }

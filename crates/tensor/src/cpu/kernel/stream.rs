@@ -264,7 +264,7 @@ impl<S: ByteProducts, const BITS: usize> Way for Bytes<'_, S, BITS> {
 /// Asks for the line of a step that belongs to quad `quad`, if there is one.
 #[inline(always)]
 fn prefetch<S: Simd>(simd: S, step: &[u8], quad: usize) {
-    if let Some(line) = step.as_chunks().0.get(quad) {
+    if let Some(line) = step.as_chunks::<64>().0.get(quad) {
         simd.prefetch(line);
     }
 }

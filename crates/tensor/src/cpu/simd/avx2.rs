@@ -50,6 +50,28 @@ impl Simd for Avx2 {
         // SAFETY: `self` proves FMA.
         unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
     }
+    lanewise! { 2;
+        add(a: F32, b: F32) -> F32 = _mm256_add_ps;
+        sub(a: F32, b: F32) -> F32 = _mm256_sub_ps;
+        bits(x: F32) -> Pairs = _mm256_castps_si256;
+        from_bits(x: Pairs) -> F32 = _mm256_castsi256_ps;
+        and(a: Pairs, b: Pairs) -> Pairs = _mm256_and_si256;
+        or(a: Pairs, b: Pairs) -> Pairs = _mm256_or_si256;
+        max_bits(a: Pairs, b: Pairs) -> Pairs = _mm256_max_epu32;
+        min_bits(a: Pairs, b: Pairs) -> Pairs = _mm256_min_epu32;
+        add_bits(a: Pairs, b: Pairs) -> Pairs = _mm256_add_epi32;
+        sub_bits(a: Pairs, b: Pairs) -> Pairs = _mm256_sub_epi32;
+    }
+    #[inline(always)]
+    fn shift_left(self, x: Self::Pairs, by: u32) -> Self::Pairs {
+        // SAFETY: `self` proves AVX2.
+        unsafe { [_mm256_sll_epi32(x[0], _mm_cvtsi32_si128(by as i32)), _mm256_sll_epi32(x[1], _mm_cvtsi32_si128(by as i32))] }
+    }
+    #[inline(always)]
+    fn shift_right(self, x: Self::Pairs, by: u32) -> Self::Pairs {
+        // SAFETY: `self` proves AVX2.
+        unsafe { [_mm256_srl_epi32(x[0], _mm_cvtsi32_si128(by as i32)), _mm256_srl_epi32(x[1], _mm_cvtsi32_si128(by as i32))] }
+    }
     #[inline(always)]
     fn load_pairs(self, x: &[u32; LANES]) -> Self::Pairs {
         // SAFETY: `self` proves AVX2; both halves lie within the sixteen words.
@@ -83,9 +105,9 @@ impl Simd for Avx2 {
         table.decode::<BITS>(step, quad).map(|pairs| self.load_pairs(&pairs))
     }
     #[inline(always)]
-    fn prefetch(self, here: &[u8; 64]) {
+    fn prefetch<T>(self, here: &T) {
         // SAFETY: a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(here.as_ptr().wrapping_add(AHEAD).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(here).cast::<i8>().wrapping_add(AHEAD)) }
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {

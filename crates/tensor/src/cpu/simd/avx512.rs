@@ -52,6 +52,28 @@ impl Simd for Avx512 {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
+    lanewise! { 1;
+        add(a: F32, b: F32) -> F32 = _mm512_add_ps;
+        sub(a: F32, b: F32) -> F32 = _mm512_sub_ps;
+        bits(x: F32) -> Pairs = _mm512_castps_si512;
+        from_bits(x: Pairs) -> F32 = _mm512_castsi512_ps;
+        and(a: Pairs, b: Pairs) -> Pairs = _mm512_and_si512;
+        or(a: Pairs, b: Pairs) -> Pairs = _mm512_or_si512;
+        max_bits(a: Pairs, b: Pairs) -> Pairs = _mm512_max_epu32;
+        min_bits(a: Pairs, b: Pairs) -> Pairs = _mm512_min_epu32;
+        add_bits(a: Pairs, b: Pairs) -> Pairs = _mm512_add_epi32;
+        sub_bits(a: Pairs, b: Pairs) -> Pairs = _mm512_sub_epi32;
+    }
+    #[inline(always)]
+    fn shift_left(self, x: Self::Pairs, by: u32) -> Self::Pairs {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_sll_epi32(x, _mm_cvtsi32_si128(by as i32)) }
+    }
+    #[inline(always)]
+    fn shift_right(self, x: Self::Pairs, by: u32) -> Self::Pairs {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_srl_epi32(x, _mm_cvtsi32_si128(by as i32)) }
+    }
     #[inline(always)]
     fn load_pairs(self, x: &[u32; LANES]) -> __m512i {
         // SAFETY: `self` proves AVX-512; the sixteen words are there.
@@ -82,9 +104,24 @@ impl Simd for Avx512 {
         table.decode::<BITS>(step, quad).map(|pairs| self.load_pairs(&pairs))
     }
     #[inline(always)]
-    fn prefetch(self, here: &[u8; 64]) {
+    fn prefetch<T>(self, here: &T) {
         // SAFETY: a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(here.as_ptr().wrapping_add(AHEAD).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(here).cast::<i8>().wrapping_add(AHEAD)) }
+    }
+    #[inline(always)]
+    fn largest(self, x: __m512i) -> u32 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_reduce_max_epu32(x) }
+    }
+    #[inline(always)]
+    fn bit_or(self, x: __m512i) -> u32 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_reduce_or_epi32(x) as u32 }
+    }
+    #[inline(always)]
+    fn total(self, x: __m512) -> f32 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_reduce_add_ps(x) }
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> __m512 {

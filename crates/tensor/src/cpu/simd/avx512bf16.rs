@@ -116,6 +116,54 @@ impl Simd for Avx512Bf16 {
         self.0.fma(a, b, c)
     }
     #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        self.0.add(a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        self.0.sub(a, b)
+    }
+    #[inline(always)]
+    fn and(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        self.0.and(a, b)
+    }
+    #[inline(always)]
+    fn or(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        self.0.or(a, b)
+    }
+    #[inline(always)]
+    fn max_bits(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        self.0.max_bits(a, b)
+    }
+    #[inline(always)]
+    fn min_bits(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        self.0.min_bits(a, b)
+    }
+    #[inline(always)]
+    fn add_bits(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        self.0.add_bits(a, b)
+    }
+    #[inline(always)]
+    fn sub_bits(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        self.0.sub_bits(a, b)
+    }
+    #[inline(always)]
+    fn bits(self, x: Self::F32) -> Self::Pairs {
+        self.0.bits(x)
+    }
+    #[inline(always)]
+    fn from_bits(self, x: Self::Pairs) -> Self::F32 {
+        self.0.from_bits(x)
+    }
+    #[inline(always)]
+    fn shift_left(self, x: Self::Pairs, by: u32) -> Self::Pairs {
+        self.0.shift_left(x, by)
+    }
+    #[inline(always)]
+    fn shift_right(self, x: Self::Pairs, by: u32) -> Self::Pairs {
+        self.0.shift_right(x, by)
+    }
+    #[inline(always)]
     fn load_pairs(self, x: &[u32; LANES]) -> __m512i {
         self.0.load_pairs(x)
     }
@@ -159,13 +207,25 @@ impl Simd for Avx512Bf16 {
         }
     }
     #[inline(always)]
-    fn prefetch(self, here: &[u8; 64]) {
+    fn prefetch<T>(self, here: &T) {
         self.0.prefetch(here);
     }
     #[inline(always)]
     fn above(self, x: &[f32; LANES], limit: f32) -> u16 {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(self.load(x), self.splat(limit)) }
+    }
+    #[inline(always)]
+    fn largest(self, x: __m512i) -> u32 {
+        self.0.largest(x)
+    }
+    #[inline(always)]
+    fn bit_or(self, x: __m512i) -> u32 {
+        self.0.bit_or(x)
+    }
+    #[inline(always)]
+    fn total(self, x: __m512) -> f32 {
+        self.0.total(x)
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> __m512 {

@@ -4,6 +4,22 @@
 //! instructions. The lane count is fixed, so every instruction set performs the same operations in the same order
 //! and returns the same bits. All of the crate's `unsafe` is in this folder.
 
+/// Methods of [`Simd`] that apply an intrinsic to every register of their arguments, of which there are `$registers`.
+macro_rules! lanewise {
+    ($registers:tt; $($name:ident($($x:ident: $argument:ident),+) -> $result:ident = $intrinsic:expr;)+) => {
+        $(
+            #[inline(always)]
+            fn $name(self, $($x: Self::$argument),+) -> Self::$result {
+                // SAFETY: the value proves that the CPU has these instructions.
+                unsafe { lanewise!(@ $registers, $intrinsic, $($x),+) }
+            }
+        )+
+    };
+    (@ 1, $f:expr, $a:ident) => { $f($a) };
+    (@ 1, $f:expr, $a:ident, $b:ident) => { $f($a, $b) };
+    (@ $n:tt, $f:expr, $a:ident) => { std::array::from_fn(#[inline(always)] |i| $f($a[i])) };
+    (@ $n:tt, $f:expr, $a:ident, $b:ident) => { std::array::from_fn(#[inline(always)] |i| $f($a[i], $b[i])) };
+}
 pub(in crate::cpu) mod codes;
 mod scalar;
 pub(in crate::cpu) mod tiles;
@@ -45,6 +61,21 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
 
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+
+    fn bits(self, x: Self::F32) -> Self::Pairs;
+    fn from_bits(self, x: Self::Pairs) -> Self::F32;
+    fn and(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
+    fn or(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
+    /// The larger of each two lanes, as unsigned integers; likewise for the other operations on lanes of bits.
+    fn max_bits(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
+    fn min_bits(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
+    fn add_bits(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
+    fn sub_bits(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
+    fn shift_left(self, x: Self::Pairs, by: u32) -> Self::Pairs;
+    fn shift_right(self, x: Self::Pairs, by: u32) -> Self::Pairs;
+
     fn load_pairs(self, x: &[u32; LANES]) -> Self::Pairs;
     fn store_pairs(self, x: Self::Pairs, to: &mut [u32; LANES]);
     fn splat_pairs(self, x: u32) -> Self::Pairs;
@@ -54,7 +85,28 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// The values of a quad of a packed step ([`codes::pack_step`]): two pairs along k of sixteen outputs.
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2];
     /// Asks the memory for the bytes [`AHEAD`] of here. A hint: it neither faults nor changes anything.
-    fn prefetch(self, _here: &[u8; 64]) {}
+    fn prefetch<T>(self, _here: &T) {}
+    /// The largest lane.
+    #[inline(always)]
+    fn largest(self, x: Self::Pairs) -> u32 {
+        let mut lanes = [0; LANES];
+        self.store_pairs(x, &mut lanes);
+        lanes.into_iter().fold(0, u32::max)
+    }
+    /// All lanes or-ed together.
+    #[inline(always)]
+    fn bit_or(self, x: Self::Pairs) -> u32 {
+        let mut lanes = [0; LANES];
+        self.store_pairs(x, &mut lanes);
+        lanes.into_iter().fold(0, |all, lane| all | lane)
+    }
+    /// The sum of all lanes, in any order.
+    #[inline(always)]
+    fn total(self, x: Self::F32) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(x, &mut lanes);
+        lanes.into_iter().sum()
+    }
     /// A bit for every number that is above the limit, or NaN.
     #[inline(always)]
     fn above(self, x: &[f32; LANES], limit: f32) -> u16 {

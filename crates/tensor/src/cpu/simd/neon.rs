@@ -50,6 +50,28 @@ impl Simd for Neon {
         // SAFETY: AArch64 has NEON.
         from_fn(|i| unsafe { vfmaq_f32(c[i], a[i], b[i]) })
     }
+    lanewise! { 4;
+        add(a: F32, b: F32) -> F32 = vaddq_f32;
+        sub(a: F32, b: F32) -> F32 = vsubq_f32;
+        bits(x: F32) -> Pairs = vreinterpretq_u32_f32;
+        from_bits(x: Pairs) -> F32 = vreinterpretq_f32_u32;
+        and(a: Pairs, b: Pairs) -> Pairs = vandq_u32;
+        or(a: Pairs, b: Pairs) -> Pairs = vorrq_u32;
+        max_bits(a: Pairs, b: Pairs) -> Pairs = vmaxq_u32;
+        min_bits(a: Pairs, b: Pairs) -> Pairs = vminq_u32;
+        add_bits(a: Pairs, b: Pairs) -> Pairs = vaddq_u32;
+        sub_bits(a: Pairs, b: Pairs) -> Pairs = vsubq_u32;
+    }
+    #[inline(always)]
+    fn shift_left(self, x: Self::Pairs, by: u32) -> Self::Pairs {
+        // SAFETY: AArch64 has NEON.
+        from_fn(|i| unsafe { vshlq_u32(x[i], vdupq_n_s32(by as i32)) })
+    }
+    #[inline(always)]
+    fn shift_right(self, x: Self::Pairs, by: u32) -> Self::Pairs {
+        // SAFETY: AArch64 has NEON.
+        from_fn(|i| unsafe { vshlq_u32(x[i], vdupq_n_s32(-(by as i32))) })
+    }
     #[inline(always)]
     fn load_pairs(self, x: &[u32; LANES]) -> Self::Pairs {
         // SAFETY: AArch64 has NEON; the four quarters lie within the sixteen words.

@@ -35,6 +35,54 @@ impl Simd for Scalar {
         from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
     #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn and(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| a[i] & b[i])
+    }
+    #[inline(always)]
+    fn or(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn max_bits(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| a[i].max(b[i]))
+    }
+    #[inline(always)]
+    fn min_bits(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| a[i].min(b[i]))
+    }
+    #[inline(always)]
+    fn add_bits(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    fn sub_bits(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+    #[inline(always)]
+    fn bits(self, x: Self::F32) -> Self::Pairs {
+        x.map(f32::to_bits)
+    }
+    #[inline(always)]
+    fn from_bits(self, x: Self::Pairs) -> Self::F32 {
+        x.map(f32::from_bits)
+    }
+    #[inline(always)]
+    fn shift_left(self, x: Self::Pairs, by: u32) -> Self::Pairs {
+        x.map(|x| x << by)
+    }
+    #[inline(always)]
+    fn shift_right(self, x: Self::Pairs, by: u32) -> Self::Pairs {
+        x.map(|x| x >> by)
+    }
+    #[inline(always)]
     fn load_pairs(self, x: &[u32; LANES]) -> Self::Pairs {
         *x
     }
