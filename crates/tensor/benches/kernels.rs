@@ -98,13 +98,13 @@ fn attention(bencher: Bencher<'_, '_>, (name, tokens, last): (&str, usize, bool)
     let mut cache = cpu.cache(&keys_values);
     let (k, v) = (random(tokens, kv_heads * head_dim), random(tokens + 1, kv_heads * head_dim));
     let v = Matrix::new(tokens, kv_heads * head_dim, v.values()[kv_heads * head_dim..].to_vec());
-    cpu.append(&mut [&mut cache], &k, &v, &[0..tokens]);
+    cpu.append(&mut [&mut cache], &k, &v, std::slice::from_ref(&(0..tokens)));
     let rows = if last { 1 } else { tokens };
     let q = random(rows, heads * head_dim);
     let seen = if last { tokens } else { tokens * (tokens + 1) / 2 };
     bencher
         .counter(ItemsCount::new(4 * seen * heads * head_dim))
-        .bench_local(|| black_box(cpu.attention(black_box(&q), &[&cache], &[0..rows], &options)));
+        .bench_local(|| black_box(cpu.attention(black_box(&q), &[&cache], std::slice::from_ref(&(0..rows)), &options)));
 }
 
 const FORMATS: [&str; 6] = ["fp8_e5m2", "fp8_e4m3", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1", "int8"];

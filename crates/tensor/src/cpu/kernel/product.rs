@@ -12,6 +12,8 @@
 //! whose sums are exact in any order ([`WPanel::limit`]); rows that are not go through vectors. What is left goes
 //! *one element at a time*.
 
+#![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
+
 use std::ops::Range;
 
 use microscale_formats::ElementFormat;

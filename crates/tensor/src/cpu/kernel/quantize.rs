@@ -120,8 +120,8 @@ impl Quantizer {
     /// [`XTile::norms`]: super::product::XTile::norms
     #[inline(always)]
     pub(in crate::cpu) fn pairs<S: Simd>(&self, simd: S, pairs: S::Pairs) -> (S::Pairs, [f32; 2]) {
-        let even = simd.from_bits(simd.shift_left(pairs, 16));
-        let odd = simd.from_bits(simd.and(pairs, simd.splat_pairs(HIGH)));
+        let even = simd.with_bits(simd.shift_left(pairs, 16));
+        let odd = simd.with_bits(simd.and(pairs, simd.splat_pairs(HIGH)));
         let amax = largest(simd, even, odd);
         if amax == 0 || amax >= EXPONENT {
             return (simd.splat_pairs(0), [if amax == 0 { 1.0 } else { f32::NAN }, 0.0]);
@@ -194,7 +194,7 @@ impl Quantizer {
     fn values<S: Simd>(&self, simd: S, x: S::F32, inverse: S::F32) -> S::F32 {
         let Steps { bits, sum, shift, .. } = self.steps(simd, x, inverse);
         let magnitude = simd.min_bits(simd.bits(simd.sub(sum, shift)), simd.splat_pairs(self.max.to_bits()));
-        simd.from_bits(simd.or(magnitude, simd.and(bits, simd.splat_pairs(!MAGNITUDE))))
+        simd.with_bits(simd.or(magnitude, simd.and(bits, simd.splat_pairs(!MAGNITUDE))))
     }
 
     /// Their codes.
@@ -223,8 +223,8 @@ impl Quantizer {
         let bits = simd.bits(simd.mul(x, inverse));
         let exponent = simd.and(bits, simd.splat_pairs(EXPONENT));
         let power = simd.max_bits(exponent, simd.splat_pairs(self.min_exponent));
-        let shift = simd.mul(simd.from_bits(power), simd.splat(self.magic));
-        let magnitude = simd.from_bits(simd.and(bits, simd.splat_pairs(MAGNITUDE)));
+        let shift = simd.mul(simd.with_bits(power), simd.splat(self.magic));
+        let magnitude = simd.with_bits(simd.and(bits, simd.splat_pairs(MAGNITUDE)));
         Steps { bits, sum: simd.add(magnitude, shift), shift, power }
     }
 
@@ -240,7 +240,7 @@ impl Quantizer {
         let units = simd.splat(self.units);
         let [even, odd] = [simd.mul(even, units), simd.mul(odd, units)];
         let integer = |x| {
-            let magnitude = simd.from_bits(simd.and(simd.bits(x), simd.splat_pairs(MAGNITUDE)));
+            let magnitude = simd.with_bits(simd.and(simd.bits(x), simd.splat_pairs(MAGNITUDE)));
             simd.bits(simd.add(magnitude, simd.splat(SHIFT)))
         };
         let all = simd.bit_or(simd.or(integer(even), integer(odd))) & (SHIFT as u32 - 1);

@@ -2,6 +2,8 @@
 //!
 //! Every code is read once, so memory sets the pace, and a row streams through several panels at a time.
 
+#![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
+
 use half::bf16;
 use microscale_formats::E8M0;
 use rayon::prelude::*;
@@ -17,6 +19,9 @@ use crate::cpu::simd::{ByteProducts, Isa, LANES, Simd, byte_products, dispatch};
 const STREAMS: usize = 4;
 /// Multiplications that are worth handing to another thread.
 const TASK: usize = 1 << 20;
+
+/// The scales of a panel, `[block]`.
+type PanelScales<'a> = &'a [[E8M0; PANEL]];
 
 /// The products of a few rows with several weights.
 pub(super) fn linear<const N: usize>(isa: Isa, products: &[Product<'_>; N]) -> [Matrix; N] {
@@ -114,9 +119,9 @@ impl Product<'_> {
 
     /// The codes and the scales of some panels.
     #[inline(always)]
-    fn packed<const P: usize>(&self, first: usize) -> (&Packed, [&[u8]; P], [&[[E8M0; PANEL]]; P]) {
+    fn packed<const P: usize>(&self, first: usize) -> (&Packed, [&[u8]; P], [PanelScales<'_>; P]) {
         let packed = self.w.as_packed().expect("the way through codes is taken for packed weights");
-        let (mut codes, mut scales): ([&[u8]; P], [&[[E8M0; PANEL]]; P]) = ([&[]; P], [&[]; P]);
+        let (mut codes, mut scales): ([&[u8]; P], [PanelScales<'_>; P]) = ([&[]; P], [&[]; P]);
         for p in 0..P {
             (codes[p], scales[p]) = (packed.codes(first + p), packed.scales(first + p));
         }
@@ -271,7 +276,7 @@ fn prefetch<S: Simd>(simd: S, step: &[u8], quad: usize) {
 
 /// The scales of a block.
 #[inline(always)]
-fn powers<S: Simd, const P: usize>(simd: S, scales: &[&[[E8M0; PANEL]]; P], block: usize) -> [S::F32; P] {
+fn powers<S: Simd, const P: usize>(simd: S, scales: &[PanelScales<'_>; P], block: usize) -> [S::F32; P] {
     let mut powers = [simd.splat(1.0); P];
     for p in 0..P {
         powers[p] = simd.powers(&scales[p][block]);

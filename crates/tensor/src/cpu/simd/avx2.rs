@@ -54,7 +54,7 @@ impl Simd for Avx2 {
         add(a: F32, b: F32) -> F32 = _mm256_add_ps;
         sub(a: F32, b: F32) -> F32 = _mm256_sub_ps;
         bits(x: F32) -> Pairs = _mm256_castps_si256;
-        from_bits(x: Pairs) -> F32 = _mm256_castsi256_ps;
+        with_bits(x: Pairs) -> F32 = _mm256_castsi256_ps;
         and(a: Pairs, b: Pairs) -> Pairs = _mm256_and_si256;
         or(a: Pairs, b: Pairs) -> Pairs = _mm256_or_si256;
         max_bits(a: Pairs, b: Pairs) -> Pairs = _mm256_max_epu32;
@@ -102,7 +102,43 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
-        table.decode::<BITS>(step, quad).map(|pairs| self.load_pairs(&pairs))
+        if BITS == 8 {
+            return table.decode::<BITS>(step, quad).map(|pairs| self.load_pairs(&pairs));
+        }
+        let halves: &[[u8; 32]] = step.as_chunks().0;
+        // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32, and 16 from tables of 128.
+        unsafe {
+            let load = |bytes: usize, half: usize| _mm256_loadu_si256(halves[2 * bytes + half].as_ptr().cast());
+            let masked = |x, mask| _mm256_and_si256(x, _mm256_set1_epi8(mask));
+            let codes = |half| match BITS {
+                4 if quad.is_multiple_of(2) => masked(load(quad / 2, half), 15),
+                4 => masked(_mm256_srli_epi16::<4>(load(quad / 2, half)), 15),
+                _ if quad % 4 < 3 => masked(load(quad / 4 * 3 + quad % 4, half), 63),
+                _ => {
+                    let first = quad / 4 * 3;
+                    let low = masked(_mm256_srli_epi16::<6>(load(first, half)), 3);
+                    let middle = masked(_mm256_srli_epi16::<4>(load(first + 1, half)), 12);
+                    let high = masked(_mm256_srli_epi16::<2>(load(first + 2, half)), 48);
+                    _mm256_or_si256(low, _mm256_or_si256(middle, high))
+                }
+            };
+            let part = |table: &[u8; 128], i: usize| {
+                _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().add(16 * i).cast()))
+            };
+            let values: [[__m256i; 2]; 2] = std::array::from_fn(|half| {
+                let codes = codes(half);
+                let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+                // A look-up has 16 entries; where the index is outside them its sign bit makes the result zero.
+                for i in 0..if BITS == 4 { 1 } else { 4 } {
+                    let from_part = _mm256_sub_epi8(codes, _mm256_set1_epi8(16 * i as i8));
+                    let index = _mm256_adds_epu8(from_part, _mm256_set1_epi8(0x70));
+                    low = _mm256_or_si256(low, _mm256_shuffle_epi8(part(&table.low, i), index));
+                    high = _mm256_or_si256(high, _mm256_shuffle_epi8(part(&table.high, i), index));
+                }
+                [_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)]
+            });
+            [[values[0][0], values[1][0]], [values[0][1], values[1][1]]]
+        }
     }
     #[inline(always)]
     fn prefetch<T>(self, here: &T) {

@@ -56,7 +56,7 @@ impl Simd for Avx512 {
         add(a: F32, b: F32) -> F32 = _mm512_add_ps;
         sub(a: F32, b: F32) -> F32 = _mm512_sub_ps;
         bits(x: F32) -> Pairs = _mm512_castps_si512;
-        from_bits(x: Pairs) -> F32 = _mm512_castsi512_ps;
+        with_bits(x: Pairs) -> F32 = _mm512_castsi512_ps;
         and(a: Pairs, b: Pairs) -> Pairs = _mm512_and_si512;
         or(a: Pairs, b: Pairs) -> Pairs = _mm512_or_si512;
         max_bits(a: Pairs, b: Pairs) -> Pairs = _mm512_max_epu32;

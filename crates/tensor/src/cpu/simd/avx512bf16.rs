@@ -152,8 +152,8 @@ impl Simd for Avx512Bf16 {
         self.0.bits(x)
     }
     #[inline(always)]
-    fn from_bits(self, x: Self::Pairs) -> Self::F32 {
-        self.0.from_bits(x)
+    fn with_bits(self, x: Self::Pairs) -> Self::F32 {
+        self.0.with_bits(x)
     }
     #[inline(always)]
     fn shift_left(self, x: Self::Pairs, by: u32) -> Self::Pairs {

@@ -26,6 +26,7 @@ pub(crate) struct CodeTable {
     pub(crate) low: [u8; 128],
     pub(crate) high: [u8; 128],
     /// Whether the codes of 8 bits are two's complement rather than sign and magnitude.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "looked up whole elsewhere"))]
     pub(crate) twos_complement: bool,
     /// Of small integers: the value of each code in units, plus [`BYTE_BIAS`]; codes of 4 bits repeat every 16.
     pub(crate) bytes: Option<[u8; 256]>,

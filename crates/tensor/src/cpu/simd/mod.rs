@@ -42,7 +42,8 @@ use codes::CodeTable;
 /// Lanes of [`Simd::F32`].
 pub(crate) const LANES: usize = 16;
 
-/// How many bytes ahead a stream of codes is asked for: a page, which the machines' own prefetchers do not cross.
+/// How many bytes ahead a stream is asked for: the machines' own prefetchers stop at the end of a page.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "elsewhere there is no stable prefetch"))]
 const AHEAD: usize = 1536;
 
 /// A proof that the running CPU has an instruction set, and its operations.
@@ -65,7 +66,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
 
     fn bits(self, x: Self::F32) -> Self::Pairs;
-    fn from_bits(self, x: Self::Pairs) -> Self::F32;
+    fn with_bits(self, x: Self::Pairs) -> Self::F32;
     fn and(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
     fn or(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
     /// The larger of each two lanes, as unsigned integers; likewise for the other operations on lanes of bits.
@@ -110,7 +111,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// A bit for every number that is above the limit, or NaN.
     #[inline(always)]
     fn above(self, x: &[f32; LANES], limit: f32) -> u16 {
-        x.iter().enumerate().fold(0, |bits, (lane, &x)| bits | u16::from(!(x <= limit)) << lane)
+        x.iter().enumerate().fold(0, |bits, (lane, &x)| bits | u16::from(x > limit || x.is_nan()) << lane)
     }
     /// The powers of two that scales stand for.
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32;
@@ -214,11 +215,11 @@ impl Isa {
 
     /// Matrix tiles, where this instruction set has them.
     pub(crate) fn tiles(self) -> Option<tiles::Tiles> {
-        match self {
+        tiles::Tiles::detect().filter(|_| match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => tiles::Tiles::detect(),
-            _ => None,
-        }
+            Isa::Amx => true,
+            _ => false,
+        })
     }
 
     /// The instruction set of this name, if the running CPU has it.

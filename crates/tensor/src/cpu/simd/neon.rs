@@ -54,7 +54,7 @@ impl Simd for Neon {
         add(a: F32, b: F32) -> F32 = vaddq_f32;
         sub(a: F32, b: F32) -> F32 = vsubq_f32;
         bits(x: F32) -> Pairs = vreinterpretq_u32_f32;
-        from_bits(x: Pairs) -> F32 = vreinterpretq_f32_u32;
+        with_bits(x: Pairs) -> F32 = vreinterpretq_f32_u32;
         and(a: Pairs, b: Pairs) -> Pairs = vandq_u32;
         or(a: Pairs, b: Pairs) -> Pairs = vorrq_u32;
         max_bits(a: Pairs, b: Pairs) -> Pairs = vmaxq_u32;
@@ -100,7 +100,30 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
-        table.decode::<BITS>(step, quad).map(|pairs| self.load_pairs(&pairs))
+        if BITS == 8 {
+            return table.decode::<BITS>(step, quad).map(|pairs| self.load_pairs(&pairs));
+        }
+        let quarters: &[[u8; 16]] = step.as_chunks().0;
+        // SAFETY: AArch64 has NEON; 64 bytes are loaded from tables of 128 and 16 from 16.
+        unsafe {
+            let (low, high) = (vld1q_u8_x4(table.low.as_ptr()), vld1q_u8_x4(table.high.as_ptr()));
+            let load = |bytes: usize, quarter: usize| vld1q_u8(quarters[4 * bytes + quarter].as_ptr());
+            let codes = |quarter| match BITS {
+                4 if quad.is_multiple_of(2) => vandq_u8(load(quad / 2, quarter), vdupq_n_u8(15)),
+                4 => vshrq_n_u8::<4>(load(quad / 2, quarter)),
+                _ if quad % 4 < 3 => vandq_u8(load(quad / 4 * 3 + quad % 4, quarter), vdupq_n_u8(63)),
+                _ => {
+                    let third = |i| vshrq_n_u8::<6>(load(quad / 4 * 3 + i, quarter));
+                    vorrq_u8(third(0), vorrq_u8(vshlq_n_u8::<2>(third(1)), vshlq_n_u8::<4>(third(2))))
+                }
+            };
+            let values: [[uint32x4_t; 2]; 4] = from_fn(|quarter| {
+                let codes = codes(quarter);
+                let (low, high) = (vqtbl4q_u8(low, codes), vqtbl4q_u8(high, codes));
+                [vreinterpretq_u32_u8(vzip1q_u8(low, high)), vreinterpretq_u32_u8(vzip2q_u8(low, high))]
+            });
+            [values.map(|v| v[0]), values.map(|v| v[1])]
+        }
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {

@@ -71,7 +71,7 @@ impl Simd for Scalar {
         x.map(f32::to_bits)
     }
     #[inline(always)]
-    fn from_bits(self, x: Self::Pairs) -> Self::F32 {
+    fn with_bits(self, x: Self::Pairs) -> Self::F32 {
         x.map(f32::from_bits)
     }
     #[inline(always)]
