@@ -79,8 +79,8 @@ class Ours:
         for prompt in prompts:
             document = run([
                 str(self.options.microscale), "bench", "--shape", "llama-3.2-1b", "--recipe", self.recipe,
-                "--prefill", str(prompt), "--decode", str(decode), "--threads", str(self.options.threads),
-                "--repetitions", "1", "--format", "json",
+                *(["--prefill", str(prompt)] if prompt else []), *(["--decode", str(decode)] if decode else []),
+                "--threads", str(self.options.threads), "--repetitions", "1", "--format", "json",
             ])
             for result in document["results"]:
                 test = result["phase"], result["tokens"]

@@ -7,10 +7,12 @@ use rayon::prelude::*;
 
 use super::bf16::{round, rounded};
 use super::cache::{Cache, Head, Values};
+use super::extent::Extent;
 use super::linear::FEW;
 use super::operand::{Tile, pairs_of, pairs_of_floats, step_of};
-use super::product::{Order, PANEL, STEP, TILE, Totals, WPanel, XTile, multiply, multiply_tiles};
+use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::rows::softmax;
+use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use crate::cpu::simd::tiles::{Configured, Tiles};
 use crate::cpu::simd::{Isa, Simd, dispatch};
 use crate::reference::PLAIN_CHUNK;
@@ -182,14 +184,18 @@ impl Task<'_> {
         let x = w.queries.view(self.a.query);
         let product = Product::new(configured, &x, keys.extent, [self.a.query, keys.format]);
         let seen = queries.tokens[1] + 1;
-        for pair in 0..seen.div_ceil(2 * PANEL) {
-            let last = (2 * pair + 1).min(self.tokens.div_ceil(PANEL) - 1);
-            let totals =
-                product.of(simd, &[keys.panel(2 * pair), keys.panel(last)], queries.rows, 0..product.even(keys.dim));
-            for (row, totals) in w.scores.chunks_exact_mut(w.stride).zip(&totals[..queries.rows]) {
-                for (to, &total) in row[pair * 2 * PANEL..][..2 * PANEL].iter_mut().zip(totals.as_flattened()) {
-                    *to = rounded(rounded(total) / root);
-                }
+        let span = 0..product.even(keys.dim);
+        let panels = seen.div_ceil(PANEL);
+        let (mut two, mut one) = ([[[0.0; PANEL]; 2]; TILE], [[[0.0; PANEL]; 1]; TILE]);
+        for first in (0..panels).step_by(2) {
+            let rows = w.scores.chunks_exact_mut(w.stride).take(queries.rows);
+            let at = first * PANEL;
+            if first + 1 < panels {
+                product.of(simd, &[keys.panel(first), keys.panel(first + 1)], (span.clone(), queries.rows), &mut two);
+                rows.zip(&two).for_each(|(row, totals)| scores(totals.as_flattened(), root, &mut row[at..]));
+            } else {
+                product.of(simd, &[keys.panel(first)], (span.clone(), queries.rows), &mut one);
+                rows.zip(&one).for_each(|(row, totals)| scores(totals.as_flattened(), root, &mut row[at..]));
             }
         }
         for (r, row) in w.scores.chunks_exact_mut(w.stride).take(queries.rows).enumerate() {
@@ -228,32 +234,13 @@ impl Task<'_> {
         let together = self.shared_tokens(queries, product.order.chunk);
         let own = self.own_blocks(simd, queries, together);
         let panels = dim.div_ceil(PANEL);
-        // Past the last token weights are zero.
-        let whole = |end| if values.finite { product.even(end) } else { end };
-        for pair in 0..panels.div_ceil(2) {
-            let which = [2 * pair, (2 * pair + 1).min(panels - 1)];
-            let mut totals = product.of(simd, &which.map(|p| values.panel(p)), queries.rows, 0..whole(together));
-            for OwnBlock { rows, start, end, block } in &own {
-                let w = which.map(|p| values.panel(p));
-                multiply(simd, &x, &w, product.order, (together..whole(*start), rows.clone()), &mut totals);
-                if let Some(block) = block {
-                    let order = Order::new(product.order.chunk, x.extent, block.extent);
-                    let w = which.map(|p| block.panel(p));
-                    multiply(
-                        simd,
-                        &x,
-                        &w,
-                        order,
-                        (*start..if block.finite { product.even(*end) } else { *end }, rows.clone()),
-                        &mut totals,
-                    );
-                }
-            }
-            let features = pair * 2 * PANEL..dim.min((pair + 1) * 2 * PANEL);
-            for (to, totals) in out.chunks_exact_mut(dim).zip(&totals) {
-                for (to, &total) in to[features.clone()].iter_mut().zip(totals.as_flattened()) {
-                    *to = round(total);
-                }
+        let mix = Mix { product: &product, values, own: &own, together, rows: queries.rows };
+        for first in (0..panels).step_by(2) {
+            let at = first * PANEL;
+            if first + 1 < panels {
+                mix.panels(simd, [first, first + 1], out, at..dim.min(at + 2 * PANEL), dim);
+            } else {
+                mix.panels(simd, [first], out, at..dim, dim);
             }
         }
     }
@@ -317,6 +304,57 @@ impl Task<'_> {
     }
 }
 
+/// Scores from products: rounded, over the root of the features, rounded.
+#[inline(always)]
+fn scores(totals: &[f32], root: f32, to: &mut [f32]) {
+    for (to, &total) in to.iter_mut().zip(totals) {
+        *to = rounded(rounded(total) / root);
+    }
+}
+
+/// The product of a tile's weights with the values.
+struct Mix<'a> {
+    product: &'a Product<'a>,
+    values: &'a Values,
+    own: &'a [OwnBlock],
+    together: usize,
+    rows: usize,
+}
+
+impl Mix<'_> {
+    /// The features of some panels, rounded to bf16.
+    #[inline(always)]
+    fn panels<S: Simd, const P: usize>(
+        &self,
+        simd: S,
+        which: [usize; P],
+        out: &mut [bf16],
+        features: Range<usize>,
+        dim: usize,
+    ) {
+        let Mix { product, values, .. } = self;
+        // Past the last token weights are zero.
+        let whole = |end| if values.finite { product.even(end) } else { end };
+        let mut totals = [[[0.0; PANEL]; P]; TILE];
+        let w = which.map(|p| values.panel(p));
+        product.of(simd, &w, (0..whole(self.together), self.rows), &mut totals);
+        for OwnBlock { rows, start, end, block } in self.own {
+            multiply(simd, product.x, &w, product.order, (self.together..whole(*start), rows.clone()), &mut totals);
+            if let Some(block) = block {
+                let order = Order::new(product.order.chunk, product.x.extent, block.extent);
+                let end = if block.finite { product.even(*end) } else { *end };
+                let w = which.map(|p| block.panel(p));
+                multiply(simd, product.x, &w, order, (*start..end, rows.clone()), &mut totals);
+            }
+        }
+        for (to, totals) in out.chunks_exact_mut(dim).zip(&totals) {
+            for (to, &total) in to[features.clone()].iter_mut().zip(totals.as_flattened()) {
+                *to = round(total);
+            }
+        }
+    }
+}
+
 /// Tokens that some rows of a tile see for themselves: those up to `start` in the cache's blocks, those from there to
 /// `end` in a block of their own.
 struct OwnBlock {
@@ -338,7 +376,7 @@ impl<'a> Product<'a> {
     fn new(
         configured: Option<&'a Configured>,
         x: &'a XTile<'a>,
-        w: super::product::Extent,
+        w: Extent,
         formats: [Option<BlockFormat>; 2],
     ) -> Product<'a> {
         let chunk = formats.into_iter().flatten().map(|f| f.block_size).min().unwrap_or(PLAIN_CHUNK);
@@ -353,16 +391,22 @@ impl<'a> Product<'a> {
         if self.order.chunk.is_multiple_of(2) { end.next_multiple_of(2) } else { end }
     }
 
-    /// The totals over `span`, which begins with 0.
+    /// The totals over `span`, which begins with 0, in place of what was there.
     #[inline(always)]
-    fn of<S: Simd>(&self, simd: S, w: &[WPanel<'_>; 2], rows: usize, span: Range<usize>) -> Totals<2> {
-        let mut totals = [[[[0.0; PANEL]; 2]; TILE]];
+    fn of<S: Simd, const P: usize>(
+        &self,
+        simd: S,
+        w: &[WPanel<'_>; P],
+        (span, rows): (Range<usize>, usize),
+        totals: &mut Totals<P>,
+    ) {
+        totals[..rows].fill([[0.0; PANEL]; P]);
         let mut rest = 0;
         if let Some(configured) = self.configured.filter(|_| rows > FEW) {
             rest = span.end / STEP * STEP;
-            multiply_tiles((simd, configured), [self.x], w, 0..span.end / STEP, &mut totals);
+            totals[rows..].fill([[0.0; PANEL]; P]);
+            multiply_tiles((simd, configured), [self.x], w, 0..span.end / STEP, std::array::from_mut(totals));
         }
-        multiply(simd, self.x, w, self.order, (rest..span.end, 0..rows), &mut totals[0]);
-        totals[0]
+        multiply(simd, self.x, w, self.order, (rest..span.end, 0..rows), totals);
     }
 }

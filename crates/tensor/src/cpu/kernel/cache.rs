@@ -5,9 +5,10 @@ use std::ops::Range;
 use half::bf16;
 
 use super::bf16::floats;
-use super::panels::{ZERO, ratio};
-use super::product::{Extent, PANEL, STEP, Scales, WPanel, limit};
+use super::extent::{Extent, limit, ratio};
+use super::panels::ZERO;
 use super::quantize::Quantizer;
+use super::sides::{PANEL, STEP, Scales, WPanel};
 use crate::cpu::simd::tiles::Step;
 use crate::cpu::simd::{LANES, Simd};
 use crate::{BlockFormat, KeyValueLayout};
@@ -57,10 +58,12 @@ impl Head {
         self.keys.append(simd, first, count, key);
         let dim = self.values.dim;
         let Some(format) = self.values.format else {
-            for i in 0..count {
-                self.values.lay(simd, first + i..first + i + 1, |_| value(i));
-            }
-            return;
+            return self.values.lay(
+                simd,
+                first..first + count,
+                #[inline(always)]
+                |token| value(token - first),
+            );
         };
         let start = first / format.block_size * format.block_size;
         self.recent.drain(..(start - self.recent_start) * dim);

@@ -3,9 +3,10 @@
 use half::bf16;
 use rayon::prelude::*;
 
+use super::extent::{Extent, Magnitudes, unit};
 use super::linear::FEW;
-use super::product::{Extent, Magnitudes, STEP, Scales, StepBytes, TILE, XTile, unit};
 use super::quantize::Quantizer;
+use super::sides::{STEP, Scales, StepBytes, TILE, XTile};
 use crate::cpu::simd::codes::{BYTE_BIAS, is_small_integer};
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch};

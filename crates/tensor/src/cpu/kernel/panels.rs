@@ -1,11 +1,12 @@
 //! Weights laid out for the product: panels of sixteen outputs, packed at their true width.
 
 use half::bf16;
-use microscale_formats::{E8M0, ElementFormat, INT8};
+use microscale_formats::{E8M0, INT8};
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
-use super::product::{Extent, PANEL, STEP, Scales, WPanel, limit, unit};
+use super::extent::{Extent, limit, ratio, unit};
+use super::sides::{PANEL, STEP, Scales, WPanel};
 use crate::cpu::simd::codes::{CodeTable, QUAD, QUADS, pack_step, position};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
@@ -230,13 +231,6 @@ impl Packed {
 #[inline(always)]
 pub(super) fn step_codes<const BITS: usize>(codes: &[u8], step: usize) -> &[u8] {
     &codes[step * QUAD * BITS..][..QUAD * BITS]
-}
-
-/// The largest magnitude of a format over the smallest, where `f32` counts so far; else infinity.
-pub(in crate::cpu) fn ratio(element: ElementFormat) -> f32 {
-    // Two's complement has one code more on the negative side.
-    let largest = if element == INT8 { 2.0 } else { element.max() };
-    largest / unit(element)
 }
 
 /// Writes a row of bf16 values as the pairs of one output.

@@ -5,7 +5,7 @@
 
 use microscale_formats::{BLOCK, E8M0, INT8, ScaleRule};
 
-use super::product::unit;
+use super::extent::{ROUND_UP, unit};
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
 use crate::{BlockFormat, Real};
 
@@ -14,9 +14,6 @@ const MAGNITUDE: u32 = 0x7FFF_FFFF;
 const EXPONENT: u32 = 0x7F80_0000;
 /// The odd element of a pair.
 const HIGH: u32 = 0xFFFF_0000;
-/// More than what rounding can take from a norm.
-pub(super) const ROUND_UP: f32 = 1.0 + 1e-5;
-
 /// What rounding to a format takes, in the form the loop wants it.
 #[derive(Clone, Copy)]
 pub(crate) struct Quantizer {
@@ -117,7 +114,7 @@ impl Quantizer {
     /// the smallest scale would make every product with it take the slow path. A block with an infinity or a NaN
     /// gets zeros and the scale NaN.
     ///
-    /// [`XTile::norms`]: super::product::XTile::norms
+    /// [`XTile::norms`]: super::sides::XTile::norms
     #[inline(always)]
     pub(in crate::cpu) fn pairs<S: Simd>(&self, simd: S, pairs: S::Pairs) -> (S::Pairs, [f32; 2]) {
         let even = simd.with_bits(simd.shift_left(pairs, 16));

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::linear::{FEW, Product, finish};
 use super::panels::{Packed, step_codes};
-use super::product::{PANEL, STEP};
+use super::sides::{PANEL, STEP};
 use crate::Matrix;
 use crate::cpu::simd::codes::QUADS;
 use crate::cpu::simd::{ByteProducts, Isa, LANES, Simd, byte_products, dispatch};

@@ -81,15 +81,30 @@ impl Drop for Configured {
 }
 
 impl Configured {
-    /// The sums of `x` rows by `w` outputs: one or two tiles of rows, two of outputs.
+    /// The sums of `x` rows by `w` outputs: one tile of rows by one or two of outputs, or two by two.
     #[inline(always)]
-    pub(crate) fn multiply<const T: usize>(&self, x: [&Step; T], w: [&Step; 2], sums: &mut [[Sums; 2]; T]) {
-        const { assert!(T == 1 || T == 2) };
+    pub(crate) fn multiply<const T: usize, const P: usize>(
+        &self,
+        x: [&Step; T],
+        w: [&Step; P],
+        sums: &mut [[Sums; P]; T],
+    ) {
+        const { assert!((T == 1 || T == 2) && (P == 2 || T == 1 && P == 1)) };
         let sums = sums.as_mut_ptr().cast::<Sums>();
         // SAFETY: this thread's tiles are set up as 16 rows of 64 bytes, which is what a `Step` and a `Sums` hold;
-        // `sums` has room for `2 · T` of them. Nothing else in the program uses tiles.
+        // `sums` has room for `P · T` of them. Nothing else in the program uses tiles.
         unsafe {
-            if T == 1 {
+            if P == 1 {
+                asm!(
+                    "tileloadd tmm4, [{x} + {stride}*1]",
+                    "tileloadd tmm6, [{w} + {stride}*1]",
+                    "tilezero tmm0",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tilestored [{sums} + {stride}*1], tmm0",
+                    x = in(reg) x[0], w = in(reg) w[0], sums = in(reg) sums, stride = in(reg) 64usize,
+                    out("tmm0") _, out("tmm4") _, out("tmm6") _, options(nostack)
+                );
+            } else if T == 1 {
                 asm!(
                     "tileloadd tmm4, [{x} + {stride}*1]",
                     "tileloadd tmm6, [{w0} + {stride}*1]",
@@ -99,7 +114,7 @@ impl Configured {
                     "tdpbf16ps tmm1, tmm4, tmm7",
                     "tilestored [{sums} + {stride}*1], tmm0",
                     "tilestored [{sums} + {stride}*1 + 1024], tmm1",
-                    x = in(reg) x[0], w0 = in(reg) w[0], w1 = in(reg) w[1], sums = in(reg) sums,
+                    x = in(reg) x[0], w0 = in(reg) w[0], w1 = in(reg) w[P - 1], sums = in(reg) sums,
                     stride = in(reg) 64usize,
                     out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _, options(nostack)
                 );
@@ -118,7 +133,7 @@ impl Configured {
                     "tilestored [{sums} + {stride}*1 + 1024], tmm1",
                     "tilestored [{sums} + {stride}*1 + 2048], tmm2",
                     "tilestored [{sums} + {stride}*1 + 3072], tmm3",
-                    x0 = in(reg) x[0], x1 = in(reg) x[T - 1], w0 = in(reg) w[0], w1 = in(reg) w[1],
+                    x0 = in(reg) x[0], x1 = in(reg) x[T - 1], w0 = in(reg) w[0], w1 = in(reg) w[P - 1],
                     sums = in(reg) sums, stride = in(reg) 64usize,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _, options(nostack)

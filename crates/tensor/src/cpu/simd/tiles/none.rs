@@ -18,7 +18,7 @@ impl Tiles {
 pub(crate) enum Configured {}
 
 impl Configured {
-    pub(crate) fn multiply<const T: usize>(&self, _: [&Step; T], _: [&Step; 2], _: &mut [[Sums; 2]; T]) {
+    pub(crate) fn multiply<const T: usize, const P: usize>(&self, _: [&Step; T], _: [&Step; P], _: &mut [[Sums; P]; T]) {
         match *self {}
     }
 }

@@ -1,0 +1,118 @@
+//! The two sides of a product, in the forms that [`product`](super::product) takes.
+
+use super::extent::Extent;
+use crate::cpu::simd::LANES;
+use crate::cpu::simd::codes::QUADS;
+use crate::cpu::simd::tiles::{Lanes, Step};
+
+/// Rows of a tile.
+pub(in crate::cpu) const TILE: usize = 16;
+/// Outputs of a panel: one vector.
+pub(in crate::cpu) const PANEL: usize = LANES;
+/// Elements along k of a [`Step`].
+pub(in crate::cpu) const STEP: usize = 2 * LANES;
+
+/// Scales, one power of two (or NaN) per block and row (or output).
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct Scales<'a> {
+    pub(in crate::cpu) block_size: usize,
+    pub(in crate::cpu) powers: &'a [[f32; LANES]],
+}
+
+/// Up to sixteen rows: `lanes[k / 32 · stride + row].0[k % 32 / 2]`.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct XTile<'a> {
+    pub(in crate::cpu) lanes: &'a [Lanes],
+    /// Rows there is room for: 16, or as many as there are where those are few.
+    pub(in crate::cpu) stride: usize,
+    pub(in crate::cpu) scales: Option<Scales<'a>>,
+    /// Per block and row the Euclidean norm of the elements over the largest power of two that divides them all.
+    pub(in crate::cpu) norms: &'a [[f32; TILE]],
+    /// `[step][row]`, where the elements are small integers times `unit` and the rows are few; else empty.
+    pub(in crate::cpu) bytes: &'a [StepBytes],
+    /// The smallest magnitude of the format, 1 where there is none.
+    pub(in crate::cpu) unit: f32,
+    pub(in crate::cpu) extent: Extent,
+}
+
+/// A step of a row in signed bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::cpu) struct StepBytes {
+    /// Four elements each.
+    pub(in crate::cpu) quads: [u32; QUADS],
+    /// What a sum of products with bytes that are [`BYTE_BIAS`](crate::cpu::simd::codes::BYTE_BIAS) too large has to start with.
+    pub(in crate::cpu) start: i32,
+}
+
+/// Sixteen outputs: `steps[stride · (k / 32 − first)][k % 32 / 2].0[output]`, scales likewise.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct WPanel<'a> {
+    pub(in crate::cpu) steps: &'a [Step],
+    pub(in crate::cpu) scales: Option<Scales<'a>>,
+    /// Distance of neighbours along k, in steps and in blocks.
+    pub(in crate::cpu) stride: usize,
+    /// The step and the block that `steps` and `scales` begin with.
+    pub(in crate::cpu) first: [usize; 2],
+    /// For every step, or one for all, the [`limit`](super::extent::limit).
+    pub(in crate::cpu) limits: &'a [f32],
+}
+
+impl<'a> XTile<'a> {
+    /// The pairs of a row in a step.
+    #[inline(always)]
+    pub(in crate::cpu) fn row(&self, step: usize, row: usize) -> &'a [u32; LANES] {
+        &self.lanes[step * self.stride + row].0
+    }
+
+    /// The pairs of the first `R` rows in a step.
+    #[inline(always)]
+    pub(in crate::cpu) fn rows<const R: usize>(&self, step: usize) -> [&'a [u32; LANES]; R] {
+        let mut rows = [self.row(step, 0); R];
+        for r in 1..R {
+            rows[r] = self.row(step, r);
+        }
+        rows
+    }
+
+    /// The scale of a row in the block that holds element `k`.
+    #[inline(always)]
+    pub(in crate::cpu) fn power(&self, k: usize, row: usize) -> f32 {
+        match self.scales {
+            Some(s) => s.powers[k / s.block_size][row],
+            None => 1.0,
+        }
+    }
+
+    /// The scales of all rows in the block that holds element `k`.
+    #[inline(always)]
+    pub(super) fn powers(&self, k: usize) -> &'a [f32; TILE] {
+        match self.scales {
+            Some(s) => &s.powers[k / s.block_size],
+            None => &[1.0; TILE],
+        }
+    }
+
+    /// A step of all sixteen rows.
+    #[inline(always)]
+    pub(super) fn step(&self, step: usize) -> &'a Step {
+        self.lanes[step * TILE..].first_chunk().expect("a tile has room for sixteen rows")
+    }
+}
+
+impl<'a> WPanel<'a> {
+    #[inline(always)]
+    pub(super) fn step(&self, step: usize) -> &'a Step {
+        &self.steps[self.stride * (step - self.first[0])]
+    }
+
+    /// The largest norm of the other side whose products with this step are exact in any order.
+    #[inline(always)]
+    pub(super) fn limit(&self, step: usize) -> f32 {
+        self.limits.get(step).or(self.limits.last()).copied().unwrap_or(0.0)
+    }
+
+    #[inline(always)]
+    pub(super) fn power(&self, k: usize) -> Option<&'a [f32; PANEL]> {
+        self.scales.map(|s| &s.powers[self.stride * (k / s.block_size - self.first[1])])
+    }
+}
