@@ -68,8 +68,8 @@ impl<'a> XTile<'a> {
     #[inline(always)]
     pub(in crate::cpu) fn rows<const R: usize>(&self, step: usize) -> [&'a [u32; LANES]; R] {
         let mut rows = [self.row(step, 0); R];
-        for r in 1..R {
-            rows[r] = self.row(step, r);
+        for (r, row) in rows.iter_mut().enumerate().skip(1) {
+            *row = self.row(step, r);
         }
         rows
     }
