@@ -25,9 +25,8 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import no_init_weights
 
 FP8, FP6 = "float8_e4m3", "float6_e3m2"
-# Bits per weight with one scale of 8 bits for 32 weights: as the formats define it, not as TorchMX keeps it (it has a
-# byte for each FP6 code).
-BITS_PER_WEIGHT = {"transformers": 16.0, "torchmx": 6.25}
+# What TorchMX keeps in memory: a byte a code, and a byte a block for the scale.
+BITS_PER_WEIGHT = {"transformers": 16.0, "torchmx": 8.25}
 SYSTEM = {"transformers": "transformers bf16", "torchmx": "TorchMX w6a8-attn6"}
 
 
