@@ -1,6 +1,7 @@
 //! Activations: a bf16 matrix, one row per token.
 
 use half::bf16;
+use half::vec::HalfBitsVecExt;
 
 /// A row-major bf16 matrix in memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +23,8 @@ impl Matrix {
 
     /// A matrix of zeros.
     pub fn zeros(rows: usize, columns: usize) -> Matrix {
-        Matrix { rows, columns, values: vec![bf16::ZERO; rows * columns] }
+        // Zeros of a built-in type come from the system as they are.
+        Matrix { rows, columns, values: vec![0u16; rows * columns].reinterpret_into() }
     }
 
     /// Number of rows (tokens).

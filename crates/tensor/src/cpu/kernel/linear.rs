@@ -1,13 +1,14 @@
 //! x · wᵀ + bias over all tiles of rows and panels of outputs, for several weights at once.
 
+use std::ops::Range;
+
 use half::bf16;
 use rayon::prelude::*;
 
-use super::bf16::round;
 use super::operand::Operand;
 use super::panels::{Panels, Scratch};
 use super::product::{Order, Totals, multiply, multiply_tiles};
-use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
+use super::sides::{PANEL, STEP, TILE, XTile};
 use super::stream;
 use crate::cpu::simd::tiles::{Configured, Tiles};
 use crate::cpu::simd::{Isa, Simd, dispatch};
@@ -20,40 +21,61 @@ pub(super) const FEW: usize = 4;
 const TILES_RATIO: f32 = 4096.0;
 /// Multiplications that are worth handing to another thread.
 const TASK: usize = 200_000;
+/// Pairs of panels that share a walk over the rows, ...
+const PAIRS: usize = 4;
+/// ... tiles of rows that share decoded weights, ...
+const TILES: usize = 32;
+/// ... and elements along k that are decoded at a time. What lies between two uses then fits a second-level cache.
+const ELEMENTS: usize = 2048;
 
 pub(in crate::cpu) fn linear<const N: usize>(isa: Isa, x: &Operand, weights: [Linear<'_, Panels>; N]) -> [Matrix; N] {
     let products = weights.map(|weight| Product::new(isa, x, weight));
     if products.iter().all(Product::can_be_streamed) {
         return stream::linear(isa, &products);
     }
-    let pairs = |p: usize| (0..products[p].w.count().div_ceil(2)).map(move |pair| (p, pair));
-    let tasks: Vec<(usize, usize)> = (0..N).flat_map(pairs).collect();
-    let least = (TASK / (x.rows * x.k * 2 * PANEL).max(1)).max(1);
-    let columns: Vec<Columns> = tasks
+    // As many strips as give every thread some, if that means less than whole ones.
+    let all: usize = products.iter().map(|p| p.w.count()).sum();
+    let pairs = (all / (8 * rayon::current_num_threads())).clamp(1, PAIRS);
+    let strips = |p: usize| (0..products[p].w.count().div_ceil(2)).step_by(pairs).map(move |first| (p, first));
+    let tasks: Vec<(usize, usize)> = (0..N).flat_map(strips).collect();
+    let least = (TASK / (x.rows * x.k * 2 * PANEL * pairs).max(1)).max(1);
+    let strips: Vec<Strip> = tasks
         .par_iter()
         .with_min_len(least)
-        .map_init(Default::default, |scratch, &(p, pair)| products[p].pair(isa, pair, scratch))
+        .map_init(Room::default, |room, &(p, first)| {
+            let last = products[p].w.count().div_ceil(2).min(first + pairs);
+            products[p].strip(isa, first..last, room)
+        })
         .collect();
-    let mut columns = columns.as_slice();
+    let mut strips = strips.as_slice();
     products.map(|product| {
-        let (own, rest) = columns.split_at(product.w.count().div_ceil(2));
-        columns = rest;
+        let (own, rest) = strips.split_at(product.w.count().div_ceil(2).div_ceil(pairs));
+        strips = rest;
         join(x.rows, product.w.outputs, own)
     })
 }
 
-/// Two panels of the result: `[row][output]`.
-type Columns = Vec<[bf16; 2 * PANEL]>;
+/// Some pairs of panels of the result: `[pair][row][output]`.
+type Strip = Vec<[bf16; 2 * PANEL]>;
 
-/// Puts columns side by side.
-fn join(rows: usize, outputs: usize, columns: &[Columns]) -> Matrix {
+/// Puts strips side by side.
+fn join(rows: usize, outputs: usize, strips: &[Strip]) -> Matrix {
     let mut out = Matrix::zeros(rows, outputs);
+    let pairs: Vec<&[[bf16; 2 * PANEL]]> = strips.iter().flat_map(|strip| strip.chunks(rows)).collect();
     out.values_mut().par_chunks_mut(outputs).with_min_len((16384 / outputs).max(1)).enumerate().for_each(|(i, row)| {
-        for (to, columns) in row.chunks_mut(2 * PANEL).zip(columns) {
-            to.copy_from_slice(&columns[i][..to.len()]);
+        for (to, pair) in row.chunks_mut(2 * PANEL).zip(&pairs) {
+            to.copy_from_slice(&pair[i][..to.len()]);
         }
     });
     out
+}
+
+/// What a thread works in.
+#[derive(Default)]
+struct Room {
+    decoded: [[Scratch; 2]; PAIRS],
+    /// `[two tiles][pair of panels][tile]`.
+    totals: Vec<Totals<2>>,
 }
 
 /// One weight's product.
@@ -75,8 +97,8 @@ impl<'a> Product<'a> {
         let chunk = [x.block_size(), w.block_size()].into_iter().flatten().min().unwrap_or(PLAIN_CHUNK);
         let tiles: Vec<_> = x.tiles().map(|tile| (tile, Order::new(chunk, tile.extent, w.extent))).collect();
         let ratio = w.as_packed().map_or(f32::INFINITY, |p| p.ratio);
-        let exact =
-            isa.tiles().filter(|_| ratio <= TILES_RATIO && chunk == STEP && x.rows > FEW && x.block_size().is_some());
+        let blocks = [x.block_size(), w.block_size()] == [Some(STEP); 2];
+        let exact = isa.tiles().filter(|_| ratio <= TILES_RATIO && blocks && x.rows > FEW);
         Product { rows: x.rows, k: x.k, chunk, tiles, w, bias, exact }
     }
 
@@ -84,51 +106,69 @@ impl<'a> Product<'a> {
         self.rows <= FEW && self.chunk.is_multiple_of(STEP) && self.tiles[0].1.is_fast()
     }
 
-    /// Two panels, decoded once and multiplied by all rows.
-    fn pair(&self, isa: Isa, pair: usize, [first, second]: &mut [Scratch; 2]) -> Columns {
-        let mut columns = vec![[bf16::ZERO; 2 * PANEL]; self.rows];
+    /// Some pairs of panels by all rows.
+    fn strip(&self, isa: Isa, pairs: Range<usize>, room: &mut Room) -> Strip {
+        let mut strip = vec![[bf16::ZERO; 2 * PANEL]; self.rows * pairs.len()];
         let configured = self.exact.map(Tiles::configure);
-        // The last panel may stand alone: then it is computed twice.
-        let last = (2 * pair + 1).min(self.w.count() - 1);
-        dispatch!(isa, simd => {
-            let w = [self.w.panel(simd, 2 * pair, first), self.w.panel(simd, last, second)];
-            self.columns(simd, configured.as_ref(), &w, pair, &mut columns);
-        });
-        columns
-    }
-
-    /// Two panels for every row: products, bias, rounding.
-    #[inline(always)]
-    fn columns<S: Simd>(
-        &self,
-        simd: S,
-        configured: Option<&Configured>,
-        w: &[WPanel<'_>; 2],
-        pair: usize,
-        columns: &mut [[bf16; 2 * PANEL]],
-    ) {
-        let biases = [self.biases(2 * pair), self.biases(2 * pair + 1)];
-        let steps = self.k.div_ceil(STEP);
-        for (tiles, columns) in self.tiles.chunks(2).zip(columns.chunks_mut(2 * TILE)) {
-            let mut totals = [[[[0.0; PANEL]; 2]; TILE]; 2];
-            match (configured, tiles) {
-                (Some(c), [(a, o), (b, p)]) if o.is_fast() && p.is_fast() => {
-                    multiply_tiles((simd, c), [a, b], w, 0..steps, &mut totals);
-                }
-                (Some(c), [(a, o)]) if o.is_fast() => {
-                    let (one, _) = totals.split_at_mut(1);
-                    let one: &mut [Totals<2>; 1] = one.first_chunk_mut().expect("one of two");
-                    multiply_tiles((simd, c), [a], w, 0..steps, one);
-                }
-                _ => {
-                    for (((tile, order), totals), rows) in tiles.iter().zip(&mut totals).zip(columns.chunks(TILE)) {
-                        let k = if self.chunk.is_multiple_of(2) { self.k.next_multiple_of(2) } else { self.k };
-                        multiply(simd, tile, w, *order, (0..k, 0..rows.len()), totals);
+        dispatch!(isa, simd => for (block, tiles) in self.tiles.chunks(TILES).enumerate() {
+            let rows = block * TILES * TILE..self.rows;
+            room.totals.clear();
+            room.totals.resize(tiles.len() * pairs.len(), [[[0.0; PANEL]; 2]; TILE]);
+            // Whole chunks and whole steps.
+            let unit = self.chunk * STEP;
+            for start in (0..self.k).step_by((ELEMENTS / unit).max(1) * unit) {
+                let span = start..self.k.min(start + (ELEMENTS / unit).max(1) * unit);
+                self.add(simd, configured.as_ref(), (tiles, rows.len()), (pairs.clone(), span), room);
+            }
+            for (t, totals) in room.totals.chunks(2 * pairs.len()).enumerate() {
+                for (pair, totals) in totals.chunks(totals.len() / pairs.len()).enumerate() {
+                    let biases = [0, 1].map(|p| self.biases(2 * (pairs.start + pair) + p));
+                    let to = &mut strip[pair * self.rows..][rows.start + 2 * t * TILE..self.rows];
+                    for (to, totals) in to.iter_mut().zip(totals.as_flattened()) {
+                        finish(simd, totals, &biases, <[bf16]>::as_chunks_mut(to).0);
                     }
                 }
             }
-            for (row, totals) in columns.iter_mut().zip(totals.as_flattened()) {
-                finish(totals, &biases, row.as_chunks_mut().0);
+        });
+        strip
+    }
+
+    /// Adds the products of elements `span` of some tiles and pairs of panels to their totals.
+    #[inline(always)]
+    fn add<S: Simd>(
+        &self,
+        simd: S,
+        configured: Option<&Configured>,
+        (tiles, rows): (&[(XTile<'_>, Order)], usize),
+        (pairs, span): (Range<usize>, Range<usize>),
+        room: &mut Room,
+    ) {
+        let steps = span.start / STEP..span.end.div_ceil(STEP);
+        // The last panel may stand alone: then it is computed twice.
+        let last = self.w.count() - 1;
+        let mut w = Vec::with_capacity(pairs.len());
+        for (pair, [first, second]) in pairs.clone().zip(&mut room.decoded) {
+            let first = self.w.panel(simd, 2 * pair, steps.clone(), first);
+            w.push([first, self.w.panel(simd, last.min(2 * pair + 1), steps.clone(), second)]);
+        }
+        for (two, (tiles, totals)) in tiles.chunks(2).zip(room.totals.chunks_mut(2 * w.len())).enumerate() {
+            for (w, totals) in w.iter().zip(totals.chunks_mut(tiles.len())) {
+                match (configured, tiles, &mut *totals) {
+                    (Some(c), [(a, o), (b, p)], [one, two]) if o.is_fast() && p.is_fast() => {
+                        multiply_tiles((simd, c), [a, b], w, steps.clone(), [one, two]);
+                    }
+                    (Some(c), [(a, o)], [one]) if o.is_fast() => {
+                        multiply_tiles((simd, c), [a], w, steps.clone(), [one]);
+                    }
+                    _ => {
+                        for (t, ((tile, order), totals)) in tiles.iter().zip(totals).enumerate() {
+                            let rows = TILE.min(rows - (2 * two + t) * TILE);
+                            let end =
+                                if self.chunk.is_multiple_of(2) { span.end.next_multiple_of(2) } else { span.end };
+                            multiply(simd, tile, w, *order, (span.start..end, 0..rows), totals);
+                        }
+                    }
+                }
             }
         }
     }
@@ -146,10 +186,8 @@ impl<'a> Product<'a> {
 
 /// Bias and rounding.
 #[inline(always)]
-pub(super) fn finish(totals: &[[f32; PANEL]], biases: &[[f32; PANEL]], to: &mut [[bf16; PANEL]]) {
+pub(super) fn finish<S: Simd>(simd: S, totals: &[[f32; PANEL]], biases: &[[f32; PANEL]], to: &mut [[bf16; PANEL]]) {
     for ((to, totals), biases) in to.iter_mut().zip(totals).zip(biases) {
-        for ((to, total), bias) in to.iter_mut().zip(totals).zip(biases) {
-            *to = round(total + bias);
-        }
+        simd.round(simd.add(simd.load(totals), simd.load(biases)), to);
     }
 }

@@ -1,7 +1,7 @@
 //! The kernels: each algorithm once, over [`Simd`](super::simd::Simd).
 
 pub(super) mod attention;
-mod bf16;
+pub(super) mod bf16;
 mod buffer;
 pub(super) mod cache;
 mod extent;

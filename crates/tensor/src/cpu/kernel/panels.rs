@@ -1,5 +1,7 @@
 //! Weights laid out for the product: panels of sixteen outputs, packed at their true width.
 
+use std::ops::Range;
+
 use half::bf16;
 use microscale_formats::{E8M0, INT8};
 use rayon::prelude::*;
@@ -161,9 +163,15 @@ impl Panels {
         }
     }
 
-    /// One panel, decoded where it is packed.
+    /// One panel, these steps of it decoded where it is packed.
     #[inline(always)]
-    pub(in crate::cpu) fn panel<'a, S: Simd>(&'a self, simd: S, panel: usize, scratch: &'a mut Scratch) -> WPanel<'a> {
+    pub(in crate::cpu) fn panel<'a, S: Simd>(
+        &'a self,
+        simd: S,
+        panel: usize,
+        steps: Range<usize>,
+        scratch: &'a mut Scratch,
+    ) -> WPanel<'a> {
         match &self.storage {
             Storage::Plain(steps) => {
                 let width = self.k.div_ceil(STEP);
@@ -171,13 +179,14 @@ impl Panels {
                 WPanel { steps, scales: None, stride: 1, first: [0; 2], limits: &[] }
             }
             Storage::Packed(packed) => {
+                let first = [steps.start, steps.start * STEP / packed.block_size];
                 match packed.bits {
-                    4 => packed.decode::<S, 4>(simd, panel, scratch),
-                    6 => packed.decode::<S, 6>(simd, panel, scratch),
-                    _ => packed.decode::<S, 8>(simd, panel, scratch),
+                    4 => packed.decode::<S, 4>(simd, panel, steps, scratch),
+                    6 => packed.decode::<S, 6>(simd, panel, steps, scratch),
+                    _ => packed.decode::<S, 8>(simd, panel, steps, scratch),
                 }
                 let scales = Some(Scales { block_size: packed.block_size, powers: &scratch.powers });
-                WPanel { steps: &scratch.steps, scales, stride: 1, first: [0; 2], limits: packed.limits(panel) }
+                WPanel { steps: &scratch.steps, scales, stride: 1, first, limits: packed.limits(panel) }
             }
         }
     }
@@ -208,10 +217,10 @@ impl Packed {
     }
 
     #[inline(always)]
-    fn decode<S: Simd, const BITS: usize>(&self, simd: S, panel: usize, scratch: &mut Scratch) {
+    fn decode<S: Simd, const BITS: usize>(&self, simd: S, panel: usize, steps: Range<usize>, scratch: &mut Scratch) {
         let codes = self.codes(panel);
-        scratch.steps.resize(self.k.div_ceil(STEP), ZERO);
-        for (s, step) in scratch.steps.iter_mut().enumerate() {
+        scratch.steps.resize(steps.len(), ZERO);
+        for (s, step) in steps.clone().zip(&mut scratch.steps) {
             let codes = step_codes::<BITS>(codes, s);
             for (q, pairs) in step.as_chunks_mut::<2>().0.iter_mut().enumerate() {
                 let [first, second] = simd.decode::<BITS>(&self.table, codes, q);
@@ -220,8 +229,10 @@ impl Packed {
             }
         }
         let scales = self.scales(panel);
-        scratch.powers.resize(scales.len(), [1.0; PANEL]);
-        for (to, scales) in scratch.powers.iter_mut().zip(scales) {
+        let blocks =
+            steps.start * STEP / self.block_size..(steps.end * STEP).div_ceil(self.block_size).min(scales.len());
+        scratch.powers.resize(blocks.len(), [1.0; PANEL]);
+        for (to, scales) in scratch.powers.iter_mut().zip(&scales[blocks]) {
             simd.store(simd.powers(scales), to);
         }
     }
@@ -243,7 +254,7 @@ pub(in crate::cpu) fn lay_row(row: &[bf16], output: usize, steps: &mut [Step]) {
     }
 }
 
-/// Room for one decoded panel.
+/// Room for decoded steps of a panel.
 #[derive(Default)]
 pub(in crate::cpu) struct Scratch {
     steps: Vec<Step>,

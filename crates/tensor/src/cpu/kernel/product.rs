@@ -202,53 +202,37 @@ fn add_pair<S: Simd, const R: usize, const P: usize>(
     }
 }
 
-/// [`multiply`] of whole tiles by one or two panels over some steps, through tiles where that is exact. Chunks are of 32 and the
-/// order is the fast one.
+/// [`multiply`] of whole tiles by one or two panels over some steps, through tiles where that is exact. Blocks are of 32
+/// on both sides and the order is the fast one.
 #[inline(always)]
 pub(in crate::cpu) fn multiply_tiles<S: Simd, const T: usize, const P: usize>(
     (simd, tiles): (S, &Configured),
     x: [&XTile<'_>; T],
     w: &[WPanel<'_>; P],
     steps: Range<usize>,
-    totals: &mut [Totals<P>; T],
+    totals: [&mut Totals<P>; T],
 ) {
+    let x = x.map(|x| x.blocks(steps.clone()));
     let mut sums = [[Sums::ZERO; P]; T];
-    for step in steps {
-        let k = step * STEP;
-        let mut w_steps = [w[0].step(step); P];
-        let mut limit = w[0].limit(step);
-        for p in 1..P {
-            w_steps[p] = w[p].step(step);
-            limit = limit.min(w[p].limit(step));
-        }
-        let mut x_steps = [x[0].step(step); T];
-        for t in 1..T {
-            x_steps[t] = x[t].step(step);
-        }
+    for (i, step) in steps.enumerate() {
+        let x_steps = x.each_ref().map(|x| &x.elements[i]);
+        let w_steps = w.each_ref().map(|w| w.step(step));
         tiles.multiply(x_steps, w_steps, &mut sums);
+        let limit = w.iter().fold(f32::INFINITY, |least, w| least.min(w.limit(step)));
         let mut inexact: u32 = 0;
         for t in 0..T {
-            let block = x[t].scales.map_or(0, |s| k / s.block_size);
-            inexact |= u32::from(simd.above(&x[t].norms[block], limit)) << (t * TILE);
+            inexact |= u32::from(simd.above(&x[t].norms[i], limit)) << (t * TILE);
         }
         if inexact != 0 {
             add_in_order(simd, &x_steps, &w_steps, inexact, &mut sums);
         }
-        let mut w_powers = [simd.splat(1.0); P];
         for p in 0..P {
-            if let Some(power) = w[p].power(k) {
-                w_powers[p] = simd.load(power);
-            }
-        }
-        for t in 0..T {
-            let (sums, totals) = (&sums[t], &mut totals[t]);
-            let x_powers = x[t].powers(k);
-            for row in 0..TILE {
-                let x_power = simd.splat(x_powers[row]);
-                for p in 0..P {
-                    let total = &mut totals[row][p];
-                    let power = simd.mul(w_powers[p], x_power);
-                    simd.store(simd.fma(simd.load(&sums[p].0[row]), power, simd.load(total)), total);
+            let w_powers = simd.load(w[p].block(step));
+            for t in 0..T {
+                for row in 0..TILE {
+                    let power = simd.mul(w_powers, simd.splat(x[t].powers[i][row]));
+                    let total = &mut totals[t][row][p];
+                    simd.store(simd.fma(simd.load(&sums[t][p].0[row]), power, simd.load(total)), total);
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! The two sides of a product, in the forms that [`product`](super::product) takes.
 
+use std::ops::Range;
+
 use super::extent::Extent;
 use crate::cpu::simd::LANES;
 use crate::cpu::simd::codes::QUADS;
@@ -57,6 +59,13 @@ pub(in crate::cpu) struct WPanel<'a> {
     pub(in crate::cpu) limits: &'a [f32],
 }
 
+/// Steps of sixteen rows that are a block each.
+pub(super) struct XBlocks<'a> {
+    pub(super) elements: &'a [Step],
+    pub(super) powers: &'a [[f32; TILE]],
+    pub(super) norms: &'a [[f32; TILE]],
+}
+
 impl<'a> XTile<'a> {
     /// The pairs of a row in a step.
     #[inline(always)]
@@ -83,19 +92,12 @@ impl<'a> XTile<'a> {
         }
     }
 
-    /// The scales of all rows in the block that holds element `k`.
+    /// Some steps of all sixteen rows, each of which is a block.
     #[inline(always)]
-    pub(super) fn powers(&self, k: usize) -> &'a [f32; TILE] {
-        match self.scales {
-            Some(s) => &s.powers[k / s.block_size],
-            None => &[1.0; TILE],
-        }
-    }
-
-    /// A step of all sixteen rows.
-    #[inline(always)]
-    pub(super) fn step(&self, step: usize) -> &'a Step {
-        self.lanes[step * TILE..].first_chunk().expect("a tile has room for sixteen rows")
+    pub(super) fn blocks(&self, steps: Range<usize>) -> XBlocks<'a> {
+        let elements = self.lanes.as_chunks().0;
+        let powers = self.scales.map_or(&[][..], |s| s.powers);
+        XBlocks { elements: &elements[steps.clone()], powers: &powers[steps.clone()], norms: &self.norms[steps] }
     }
 }
 
@@ -109,6 +111,12 @@ impl<'a> WPanel<'a> {
     #[inline(always)]
     pub(super) fn limit(&self, step: usize) -> f32 {
         self.limits.get(step).or(self.limits.last()).copied().unwrap_or(0.0)
+    }
+
+    /// The scales of a step that is a block.
+    #[inline(always)]
+    pub(super) fn block(&self, step: usize) -> &'a [f32; PANEL] {
+        self.scales.map_or(&[1.0; PANEL], |s| &s.powers[self.stride * (step - self.first[1])])
     }
 
     #[inline(always)]

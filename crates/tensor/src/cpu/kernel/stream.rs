@@ -108,11 +108,11 @@ impl Product<'_> {
     /// `R` rows by `P` panels.
     #[inline(always)]
     fn panels<const R: usize, const P: usize>(&self, first: usize, columns: &mut [[bf16; PANEL]], way: &impl Way) {
-        let totals = way.totals::<R, P>(first);
+        let (simd, totals) = (way.simd(), way.totals::<R, P>(first));
         for p in 0..P {
             let biases = [self.biases(first + p)];
             for r in 0..R {
-                finish(&[totals[r][p]], &biases, &mut columns[p * R + r..][..1]);
+                finish(simd, &[totals[r][p]], &biases, &mut columns[p * R + r..][..1]);
             }
         }
     }
@@ -131,6 +131,8 @@ impl Product<'_> {
 
 /// A way to a product of a few rows: closures would do, could they have const parameters.
 trait Way {
+    type Simd: Simd;
+    fn simd(&self) -> Self::Simd;
     /// The totals of `R` rows by `P` panels from `first` on.
     fn totals<const R: usize, const P: usize>(&self, first: usize) -> [[[f32; PANEL]; P]; R];
 }
@@ -154,6 +156,11 @@ struct Bytes<'a, S, const BITS: usize> {
 }
 
 impl<S: Simd> Way for Plain<'_, S> {
+    type Simd = S;
+    #[inline(always)]
+    fn simd(&self) -> S {
+        self.simd
+    }
     #[inline(always)]
     fn totals<const R: usize, const P: usize>(&self, first: usize) -> [[[f32; PANEL]; P]; R] {
         let (simd, product) = (self.simd, self.product);
@@ -189,6 +196,11 @@ impl<S: Simd> Way for Plain<'_, S> {
 }
 
 impl<S: Simd, const BITS: usize> Way for Pairs<'_, S, BITS> {
+    type Simd = S;
+    #[inline(always)]
+    fn simd(&self) -> S {
+        self.simd
+    }
     #[inline(always)]
     fn totals<const R: usize, const P: usize>(&self, first: usize) -> [[[f32; PANEL]; P]; R] {
         let (simd, product) = (self.simd, self.product);
@@ -226,6 +238,11 @@ impl<S: Simd, const BITS: usize> Way for Pairs<'_, S, BITS> {
 }
 
 impl<S: ByteProducts, const BITS: usize> Way for Bytes<'_, S, BITS> {
+    type Simd = S;
+    #[inline(always)]
+    fn simd(&self) -> S {
+        self.simd
+    }
     #[inline(always)]
     fn totals<const R: usize, const P: usize>(&self, first: usize) -> [[[f32; PANEL]; P]; R] {
         let (simd, product) = (self.simd, self.product);

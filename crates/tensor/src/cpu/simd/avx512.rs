@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use half::bf16;
 use microscale_formats::E8M0;
 
 use super::codes::CodeTable;
@@ -122,6 +123,19 @@ impl Simd for Avx512 {
     fn total(self, x: __m512) -> f32 {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_reduce_add_ps(x) }
+    }
+    #[inline(always)]
+    fn round(self, x: __m512, to: &mut [bf16; LANES]) {
+        // SAFETY: `self` proves AVX-512; sixteen bf16 are 32 bytes.
+        unsafe {
+            let bits = _mm512_castps_si512(x);
+            let even = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), even);
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+            let rounded = _mm512_mask_or_epi32(nearest, nan, bits, _mm512_set1_epi32(0x40_0000));
+            let high = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), high);
+        }
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> __m512 {

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 use std::sync::LazyLock;
 
+use half::bf16;
 use microscale_formats::E8M0;
 
 use super::avx512::Avx512;
@@ -226,6 +227,10 @@ impl Simd for Avx512Bf16 {
     #[inline(always)]
     fn total(self, x: __m512) -> f32 {
         self.0.total(x)
+    }
+    #[inline(always)]
+    fn round(self, x: __m512, to: &mut [bf16; LANES]) {
+        self.0.round(x, to);
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> __m512 {

@@ -35,8 +35,10 @@ cfg_select! {
 
 use std::fmt;
 
+use half::bf16;
 use microscale_formats::E8M0;
 
+use super::kernel::bf16::round;
 use codes::CodeTable;
 
 /// Lanes of [`Simd::F32`].
@@ -112,6 +114,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
     #[inline(always)]
     fn above(self, x: &[f32; LANES], limit: f32) -> u16 {
         x.iter().enumerate().fold(0, |bits, (lane, &x)| bits | u16::from(x > limit || x.is_nan()) << lane)
+    }
+    /// The nearest bf16 values, ties to even.
+    #[inline(always)]
+    fn round(self, x: Self::F32, to: &mut [bf16; LANES]) {
+        let mut lanes = [0.0; LANES];
+        self.store(x, &mut lanes);
+        to.iter_mut().zip(lanes).for_each(|(to, x)| *to = round(x));
     }
     /// The powers of two that scales stand for.
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32;
