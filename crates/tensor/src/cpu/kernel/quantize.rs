@@ -73,13 +73,9 @@ impl Quantizer {
                 || interleave(&halves),
             );
             let inverse = simd.splat(if *scale == E8M0::NAN { 0.0 } else { inverse(*scale) });
-            let mut lanes = [0; LANES];
             let odd = simd.shift_left(self.codes(simd, odd, inverse), BITS as u32);
-            simd.store_pairs(simd.or(self.codes(simd, even, inverse), odd), &mut lanes);
-            if largest >= EXPONENT {
-                lanes = [0; LANES];
-            }
-            pack_pairs::<BITS>(&lanes, to);
+            let pairs = simd.or(self.codes(simd, even, inverse), odd);
+            simd.pack_pairs::<BITS>(if largest >= EXPONENT { simd.splat_pairs(0) } else { pairs }, to);
         }
         if whole * BLOCK < row.len() {
             self.encode_any(simd, &row[whole * BLOCK..], packed_rest, rest_scales);
@@ -292,29 +288,6 @@ fn largest<S: Simd>(simd: S, even: S::F32, odd: S::F32) -> u32 {
 /// Even and odd elements in their order.
 fn interleave(halves: &[[f32; LANES]; 2]) -> Vec<f32> {
     halves[0].iter().zip(&halves[1]).flat_map(|(&even, &odd)| [even, odd]).collect()
-}
-
-/// Packs sixteen pairs of codes, each pair in the low bits of a lane, least significant bits first.
-#[inline(always)]
-fn pack_pairs<const BITS: usize>(lanes: &[u32; LANES], to: &mut [u8]) {
-    match BITS {
-        4 => {
-            for (to, lane) in to.iter_mut().zip(lanes) {
-                *to = *lane as u8;
-            }
-        }
-        6 => {
-            for (to, lanes) in to.chunks_exact_mut(6).zip(lanes.as_chunks::<4>().0) {
-                let [a, b, c, d] = lanes.map(u64::from);
-                to.copy_from_slice(&(a | b << 12 | c << 24 | d << 36).to_le_bytes()[..6]);
-            }
-        }
-        _ => {
-            for (to, lane) in to.as_chunks_mut::<2>().0.iter_mut().zip(lanes) {
-                *to = (*lane as u16).to_le_bytes();
-            }
-        }
-    }
 }
 
 /// [`Quantizer::bump`]: how far a number just above 1 is from the first whose scale is one more, asked of the rule itself.

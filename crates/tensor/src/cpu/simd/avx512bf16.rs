@@ -208,6 +208,32 @@ impl Simd for Avx512Bf16 {
         }
     }
     #[inline(always)]
+    fn pack_pairs<const BITS: usize>(self, pairs: __m512i, to: &mut [u8]) {
+        let to = to[..4 * BITS].as_mut_ptr();
+        // SAFETY: `self` proves AVX-512 with VBMI; as many bytes are written as were checked to be there.
+        unsafe {
+            match BITS {
+                4 => _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(pairs)),
+                6 => {
+                    // Two pairs to the low three bytes of eight, then the three of each side by side.
+                    let fours = _mm512_or_si512(pairs, _mm512_srli_epi64::<20>(pairs));
+                    let order = const {
+                        let mut order = [0u8; 64];
+                        let mut i = 0;
+                        while i < 24 {
+                            order[i] = (i / 3 * 8 + i % 3) as u8;
+                            i += 1;
+                        }
+                        order
+                    };
+                    let bytes = _mm512_permutexvar_epi8(_mm512_loadu_si512(order.as_ptr().cast()), fours);
+                    _mm256_mask_storeu_epi8(to.cast(), 0xFF_FFFF, _mm512_castsi512_si256(bytes));
+                }
+                _ => _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(pairs)),
+            }
+        }
+    }
+    #[inline(always)]
     fn prefetch<T>(self, here: &T) {
         self.0.prefetch(here);
     }

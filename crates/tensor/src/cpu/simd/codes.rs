@@ -100,6 +100,25 @@ pub(crate) fn pack_step(codes: &[[u8; QUAD]; QUADS], bits: u32, to: &mut [u8]) {
     }
 }
 
+/// What [`Simd::pack_pairs`](super::Simd::pack_pairs) writes.
+#[inline(always)]
+pub(super) fn pack_pairs<const BITS: usize>(lanes: &[u32; LANES], to: &mut [u8]) {
+    match BITS {
+        4 => to.iter_mut().zip(lanes).for_each(|(to, lane)| *to = *lane as u8),
+        6 => {
+            for (to, lanes) in to.as_chunks_mut::<6>().0.iter_mut().zip(lanes.as_chunks::<4>().0) {
+                let [a, b, c, d] = lanes.map(u64::from);
+                to.copy_from_slice(&(a | b << 12 | c << 24 | d << 36).to_le_bytes()[..6]);
+            }
+        }
+        _ => {
+            for (to, lane) in to.as_chunks_mut::<2>().0.iter_mut().zip(lanes) {
+                *to = (*lane as u16).to_le_bytes();
+            }
+        }
+    }
+}
+
 /// The code at `position` of a quad of a packed step.
 #[inline(always)]
 pub(super) fn code<const BITS: usize>(step: &[u8], quad: usize, position: usize) -> u8 {

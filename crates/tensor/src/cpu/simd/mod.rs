@@ -87,6 +87,14 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn dot(self, x: Self::Pairs, w: Self::Pairs, sum: Self::F32) -> Self::F32;
     /// The values of a quad of a packed step ([`codes::pack_step`]): two pairs along k of sixteen outputs.
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2];
+    /// Packs sixteen pairs of codes, each pair in the low bits of a lane and nothing above, least significant bits first,
+    /// into `4 · BITS` bytes.
+    #[inline(always)]
+    fn pack_pairs<const BITS: usize>(self, pairs: Self::Pairs, to: &mut [u8]) {
+        let mut lanes = [0; LANES];
+        self.store_pairs(pairs, &mut lanes);
+        codes::pack_pairs::<BITS>(&lanes, to);
+    }
     /// Asks the memory for the bytes [`AHEAD`] of here. A hint: it neither faults nor changes anything.
     fn prefetch<T>(self, _here: &T) {}
     /// The largest lane.
