@@ -12,6 +12,7 @@ mod error;
 pub mod math;
 mod matrix;
 mod reference;
+mod row;
 mod tensor;
 
 pub use backend::{Attention, Backend, BlockFormat, KeyValueLayout, Linear, Rotation, TokenScore, WeightMatrix};
@@ -19,4 +20,5 @@ pub use cpu::{Cpu, Isa, UnsupportedIsa, peaks};
 pub use error::Error;
 pub use matrix::Matrix;
 pub use reference::Reference;
+pub use row::{RowDequantizer, RowQuantizer};
 pub use tensor::{MxTensor, Real};
