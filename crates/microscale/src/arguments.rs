@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use microscale_formats::{ElementFormat, ScaleRule};
+use regex::Regex;
 
 /// Run and judge LLaMA-class models in OCP Microscaling (MX) formats.
 ///
@@ -28,6 +30,10 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Write the logits of a token sequence to a safetensors file.
     Logits(Logits),
+    /// Write a model, or the tensors of a safetensors file, in an MX format.
+    Quantize(Quantize),
+    /// Write what `quantize` made as plain floats again.
+    Dequantize(Dequantize),
     /// List the recipes, or print one as TOML.
     Recipes(Recipes),
     /// Show what a checkpoint holds, and its packed size under each recipe.
@@ -59,9 +65,10 @@ pub(crate) struct Table {
 pub(crate) struct Eval {
     /// A Hugging Face directory or hub id (owner/name), or "demo".
     pub(crate) model: String,
-    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6).
-    #[arg(long, value_name = "RECIPE", default_value = "bf16")]
-    pub(crate) recipe: String,
+    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6). Default: bf16, or that of a quantized
+    /// model.
+    #[arg(long, value_name = "RECIPE")]
+    pub(crate) recipe: Option<String>,
     #[command(flatten)]
     pub(crate) tasks: Tasks,
     #[command(flatten)]
@@ -81,9 +88,10 @@ pub(crate) struct Generate {
     /// The text to continue; "-" reads it from standard input, less a line end at its end.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: String,
-    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6).
-    #[arg(long, value_name = "RECIPE", default_value = "bf16")]
-    pub(crate) recipe: String,
+    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6). Default: bf16, or that of a quantized
+    /// model.
+    #[arg(long, value_name = "RECIPE")]
+    pub(crate) recipe: Option<String>,
     /// Tokens at most; the text ends sooner at an end-of-sequence token or where the model has no more positions.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: u32,
@@ -106,7 +114,8 @@ pub(crate) struct Bench {
     /// Instead of a model, random weights of a model's shape: llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, llama-3.1-70b.
     #[arg(long, value_name = "NAME")]
     pub(crate) shape: Option<String>,
-    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6); may be repeated. Default: w6a8.
+    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6); may be repeated. Default: w6a8,
+    /// or that of a quantized model.
     #[arg(long, value_name = "RECIPE")]
     pub(crate) recipe: Vec<String>,
     /// Prompt lengths, separated by commas: tokens taken in at once. Default, with --decode not given either: 512.
@@ -136,9 +145,10 @@ pub(crate) struct Bench {
 pub(crate) struct Logits {
     /// A Hugging Face directory or hub id (owner/name), or "demo".
     pub(crate) model: String,
-    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6).
-    #[arg(long, value_name = "RECIPE", default_value = "bf16")]
-    pub(crate) recipe: String,
+    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6). Default: bf16, or that of a quantized
+    /// model.
+    #[arg(long, value_name = "RECIPE")]
+    pub(crate) recipe: Option<String>,
     /// Token ids as "1,2,3", or a .json file that holds an array of them.
     #[arg(long, value_name = "IDS|FILE")]
     pub(crate) tokens: String,
@@ -147,6 +157,63 @@ pub(crate) struct Logits {
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) scoring: Scoring,
+}
+
+#[derive(Args)]
+pub(crate) struct Quantize {
+    /// A Hugging Face directory or hub id (owner/name), "demo", or a safetensors file.
+    pub(crate) source: String,
+    /// The directory to write, or of a file the file.
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) output: PathBuf,
+    /// For a model: a preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6).
+    #[arg(long, value_name = "RECIPE", required_unless_present = "format", conflicts_with = "format")]
+    pub(crate) recipe: Option<String>,
+    /// For a file: fp8_e5m2, fp8_e4m3, fp6_e3m2, fp6_e2m3, fp4_e2m1 or int8.
+    #[arg(long, value_name = "FORMAT", value_parser = element_format)]
+    pub(crate) format: Option<ElementFormat>,
+    /// How a block's scale follows from its values: floor, ceil, rceil, even or mse. Default: the recipe's, or floor.
+    #[arg(long, value_name = "RULE", value_parser = scale_rule)]
+    pub(crate) scale_rule: Option<ScaleRule>,
+    /// Values that share a scale. Default: the recipe's, or 32.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) block_size: Option<u32>,
+    /// For a file: quantize only the matrices whose name this expression matches anywhere; may be repeated.
+    #[arg(long, value_name = "REGEX", conflicts_with = "recipe")]
+    pub(crate) tensor: Vec<Regex>,
+    /// For a file: one code per byte instead of codes at their true width.
+    #[arg(long, conflicts_with = "recipe")]
+    pub(crate) unpacked: bool,
+    /// For a model: quantize it although it has weights that are infinite or NaN. It cannot be run then.
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) allow_nonfinite: bool,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
+}
+
+#[derive(Args)]
+pub(crate) struct Dequantize {
+    /// A quantized model or file that `quantize` wrote.
+    pub(crate) source: PathBuf,
+    /// The directory to write, or of a file the file.
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) output: PathBuf,
+    /// What quantized values become.
+    #[arg(long, value_enum, default_value_t = FloatArgument::Bf16)]
+    pub(crate) dtype: FloatArgument,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
+}
+
+/// How files of tensors are written.
+#[derive(Args)]
+pub(crate) struct Writing {
+    /// Of a model, the most that one file holds: bytes, or with kB, MB or GB.
+    #[arg(long, value_name = "BYTES", default_value = "4GB", value_parser = bytes)]
+    pub(crate) shard_size: usize,
+    /// Threads; results do not depend on them. Default: one per core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
 }
 
 #[derive(Args)]
@@ -213,6 +280,12 @@ pub(crate) enum Format {
     Csv,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum FloatArgument {
+    Bf16,
+    F32,
+}
+
 /// More tokens than any model has positions.
 const MAX_TOKENS: i64 = 1 << 24;
 
@@ -223,4 +296,31 @@ fn tokens() -> clap::builder::RangedI64ValueParser<u32> {
 fn positive(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
     if number > 0.0 && number.is_finite() { Ok(number) } else { Err("must be above 0".to_owned()) }
+}
+
+fn element_format(name: &str) -> Result<ElementFormat, String> {
+    let known = ElementFormat::ALL.map(ElementFormat::name).join(", ");
+    ElementFormat::from_name(name).ok_or_else(|| format!("unknown format; known: {known}"))
+}
+
+fn scale_rule(name: &str) -> Result<ScaleRule, String> {
+    let known = ScaleRule::ALL.map(ScaleRule::name).join(", ");
+    ScaleRule::from_name(name).ok_or_else(|| format!("unknown rule; known: {known}"))
+}
+
+/// A number of bytes, with or without a unit.
+fn bytes(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        unit => return Err(format!("unknown unit {unit:?}; give bytes, kB, MB or GB")),
+    };
+    let number: usize = digits.parse().map_err(|_| format!("{digits:?} is not a whole number"))?;
+    number
+        .checked_mul(factor)
+        .filter(|&bytes| bytes > 0)
+        .ok_or_else(|| "must be above 0 and no larger than memory".into())
 }

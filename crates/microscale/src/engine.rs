@@ -61,29 +61,35 @@ pub(crate) fn isa() -> Result<Isa> {
     }
 }
 
-/// The recipe of an argument for scoring whole sequences, with the command line's `--value-blocks`.
-pub(crate) fn recipe(argument: &str, scoring: &Scoring) -> Result<Recipe> {
-    Ok(parsed(argument, scoring.value_blocks)?.for_scoring())
-}
-
-/// The recipe of an argument for generating token by token, likewise.
-pub(crate) fn generation_recipe(argument: &str, value_blocks: Option<ValueBlocksArgument>) -> Result<Recipe> {
-    parsed(argument, value_blocks)?.for_generation().map_err(usage)
-}
-
-/// A recipe by name, file or text.
-fn parsed(argument: &str, value_blocks: Option<ValueBlocksArgument>) -> Result<Recipe> {
-    let mut recipe = Recipe::parse(argument).map_err(usage)?;
+/// A recipe by name, file or text, with the command line's `--value-blocks`.
+pub(crate) fn recipe(argument: &str, value_blocks: Option<ValueBlocksArgument>) -> Result<Recipe> {
+    let recipe = Recipe::parse(argument).map_err(usage)?;
     for warning in recipe.warnings() {
         eprintln!("warning: recipe {}: {warning}", recipe.name);
     }
+    Ok(with_value_blocks(recipe, value_blocks))
+}
+
+/// The recipe to run a model in: the one asked for, else that of a quantized model, else bf16.
+pub(crate) fn recipe_for(
+    checkpoint: &Checkpoint,
+    asked: Option<Recipe>,
+    value_blocks: Option<ValueBlocksArgument>,
+) -> Result<Recipe> {
+    let own = || checkpoint.quantization().map_or_else(Recipe::bf16, |quantization| quantization.recipe.clone());
+    let recipe = asked.unwrap_or_else(|| with_value_blocks(own(), value_blocks));
+    checkpoint.check_recipe(&recipe).map_err(usage)?;
+    Ok(recipe)
+}
+
+fn with_value_blocks(mut recipe: Recipe, value_blocks: Option<ValueBlocksArgument>) -> Recipe {
     recipe.value_blocks = match value_blocks {
         None => recipe.value_blocks,
         Some(ValueBlocksArgument::Auto) => ValueBlocks::Auto,
         Some(ValueBlocksArgument::Sequence) => ValueBlocks::Sequence,
         Some(ValueBlocksArgument::Causal) => ValueBlocks::Causal,
     };
-    Ok(recipe)
+    recipe
 }
 
 /// Batch size and longest input, with a warning where the command line exceeds what the model was made for.

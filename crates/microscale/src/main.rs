@@ -8,6 +8,7 @@ mod interrupt;
 mod machine;
 mod output;
 mod sources;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,8 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => commands::generate::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Logits(arguments) => commands::logits::run(&arguments),
+        Command::Quantize(arguments) => commands::quantize::run(&arguments),
+        Command::Dequantize(arguments) => commands::dequantize::run(&arguments),
         Command::Recipes(arguments) => commands::recipes::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::Doctor => commands::doctor::run(),

@@ -2,23 +2,31 @@
 //!
 //! Opening reads headers only; the files are mapped, and a tensor's bytes are read when it is.
 
-mod convert;
+mod companions;
 mod expected;
+mod quantized;
 mod shards;
 mod special;
-mod weights_file;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use half::bf16;
+use microscale_tensor::{BlockFormat, Matrix, WeightMatrix};
 use rayon::prelude::*;
 use safetensors::Dtype;
 use sha2::{Digest, Sha256};
 
-use crate::{Config, Error, TensorSource, Tokenizer};
-use weights_file::WeightsFile;
+use crate::weights_file::WeightsFile;
+use crate::{Config, Error, Recipe, TensorSource, Tokenizer, convert};
+use expected::Expected;
+pub(crate) use expected::{EMBEDDING, HEAD};
+pub use quantized::Quantization;
+use quantized::Quantized;
+
+/// A SHA-256.
+pub(crate) type Sha256Digest = [u8; 32];
 
 /// A checkpoint, opened and checked against its configuration.
 pub struct Checkpoint {
@@ -29,16 +37,19 @@ pub struct Checkpoint {
     config_bytes: Vec<u8>,
     files: Vec<WeightsFile>,
     tensors: BTreeMap<String, Entry>,
+    /// Of a checkpoint whose weights are stored quantized.
+    quantized: Option<Quantized>,
     /// The bytes of `tokenizer.json` for a checkpoint in memory.
     tokenizer: Option<&'static [u8]>,
     hash: OnceLock<String>,
 }
 
 /// Where a tensor is.
-struct Entry {
-    /// Index into `files`.
-    file: usize,
-    info: safetensors::tensor::TensorInfo,
+#[derive(Clone)]
+pub(crate) struct Entry {
+    /// Index into the checkpoint's files.
+    pub(crate) file: usize,
+    pub(crate) info: safetensors::tensor::TensorInfo,
 }
 
 /// What a file's header says of a tensor.
@@ -78,6 +89,7 @@ impl Checkpoint {
             origin: directory.to_owned(),
             config,
             config_bytes,
+            quantized: quantized::collect(&files, &tensors)?,
             files,
             tensors,
             tokenizer: None,
@@ -105,6 +117,7 @@ impl Checkpoint {
             config: Config::from_json(config, &origin_path.join("config.json"))?,
             config_bytes: config.to_vec(),
             origin: origin_path,
+            quantized: quantized::collect(&files, &tensors)?,
             files,
             tensors,
             tokenizer: Some(tokenizer),
@@ -206,7 +219,12 @@ impl Checkpoint {
     /// # Errors
     /// The first tensor that does not fit.
     pub fn validate(&self) -> Result<(), Error> {
-        expected::tensors(&self.config).try_for_each(|(name, shape)| self.checked(&name, &shape).map(|_| ()))?;
+        self.expected().try_for_each(|tensor| {
+            if self.check_packed(&tensor.name, &tensor.shape, tensor.role)? {
+                return Ok(());
+            }
+            self.checked(&tensor.name, &tensor.shape).map(|_| ())
+        })?;
         match expected::denied(&self.config).find(|name| self.contains(name)) {
             None => Ok(()),
             Some(name) => {
@@ -222,18 +240,49 @@ impl Checkpoint {
     /// its name. Computed on first use; that reads every byte of the model once, which takes minutes for a large one.
     pub fn hash(&self) -> String {
         let compute = || {
-            let digest = |file: &WeightsFile| {
+            let digest = |file: &WeightsFile| -> Sha256Digest {
                 let mut digest = Sha256::new();
                 file.stretches(|stretch| digest.update(stretch));
-                digest.finalize()
+                digest.finalize().into()
             };
             let digests: Vec<_> = self.files.par_iter().map(digest).collect();
-            let mut whole = Sha256::new();
-            whole.update(Sha256::digest(&self.config_bytes));
-            digests.iter().for_each(|digest| whole.update(digest));
-            whole.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+            hash_of(&self.config_bytes, &digests)
         };
         self.hash.get_or_init(compute).clone()
+    }
+
+    /// The tensors that the model is made of.
+    pub(crate) fn expected(&self) -> impl Iterator<Item = Expected> {
+        let own_head = !self.config.tie_word_embeddings || self.packed(HEAD).is_some();
+        expected::tensors(&self.config, own_head)
+    }
+
+    /// The files, in order of their names.
+    pub(crate) fn files(&self) -> &[WeightsFile] {
+        &self.files
+    }
+
+    /// Where every tensor of the files is, by name.
+    pub(crate) fn entries(&self) -> &BTreeMap<String, Entry> {
+        &self.tensors
+    }
+
+    /// The bytes of `config.json`.
+    pub(crate) fn config_bytes(&self) -> &[u8] {
+        &self.config_bytes
+    }
+
+    /// The small files of the model beside its weights, by name: configuration, tokenizer, licence.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(crate) fn companions(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let mut files = vec![("config.json".to_owned(), self.config_bytes.clone())];
+        match self.tokenizer {
+            Some(bytes) => files.push(("tokenizer.json".to_owned(), bytes.to_vec())),
+            None => files.extend(companions::read(&self.origin)?),
+        }
+        Ok(files)
     }
 
     /// The tensor `name`, if it has this shape and a type that can be read.
@@ -249,7 +298,7 @@ impl Checkpoint {
             return Err(error(path, reason));
         }
         if !convert::READABLE.contains(&entry.info.dtype) {
-            let hint = "quantized checkpoints cannot be read yet, give the bf16 original";
+            let hint = "of quantized checkpoints only those of `microscale quantize` can be read";
             let reason = format!("stored as {}; expected BF16, F16 or F32: {hint}", entry.info.dtype);
             return Err(error(path, reason));
         }
@@ -265,6 +314,49 @@ impl TensorSource for Checkpoint {
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<bf16>, Error> {
         Checkpoint::read(self, name, shape)
     }
+
+    fn check_recipe(&self, recipe: &Recipe) -> Result<(), Error> {
+        Checkpoint::check_recipe(self, recipe)
+    }
+
+    fn head(&self) -> &str {
+        if self.config.tie_word_embeddings && self.packed(HEAD).is_none() { EMBEDDING } else { HEAD }
+    }
+
+    fn weight(
+        &self,
+        name: &str,
+        [rows, columns]: [usize; 2],
+        format: Option<BlockFormat>,
+    ) -> Result<WeightMatrix, Error> {
+        match self.packed(name) {
+            Some(tensor) if Some(tensor.format) == format && tensor.shape == [rows, columns] => {
+                self.read_packed(name, tensor)
+            }
+            Some(tensor) => {
+                let asked = format.map_or("bf16", |format| format.element.name());
+                let reason = format!("stored as {tensor}; it cannot be had as [{rows}, {columns}] in {asked}");
+                Err(Error::Tensor { path: self.origin.clone(), name: name.to_owned(), reason })
+            }
+            None => {
+                let matrix = Matrix::new(rows, columns, Checkpoint::read(self, name, &[rows, columns])?);
+                Ok(WeightMatrix::new(matrix, format))
+            }
+        }
+    }
+}
+
+/// [`Checkpoint::hash`] of a model with this `config.json` and these weight files.
+pub(crate) fn hash_of(config: &[u8], files: &[Sha256Digest]) -> String {
+    let mut whole = Sha256::new();
+    whole.update(Sha256::digest(config));
+    files.iter().for_each(|digest| whole.update(digest));
+    hexadecimal(&whole.finalize().into())
+}
+
+/// A digest in hexadecimal.
+pub(crate) fn hexadecimal(digest: &Sha256Digest) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why a directory without a config.json is none of ours.

@@ -13,6 +13,14 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
+    /// A file or directory could not be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// A value of a `config.json` that is missing, malformed or not supported.
     #[error("{path}: {key} is {found}; expected {expected}")]
     Config {
@@ -85,6 +93,11 @@ impl Error {
     /// The error of a read that failed at `path`.
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
         move |source| Error::Io { path: path.to_owned(), source }
+    }
+
+    /// The error of a write that failed at `path`.
+    pub(crate) fn write(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        move |source| Error::Write { path: path.to_owned(), source }
     }
 
     /// A file, directory or index that cannot be used.

@@ -64,8 +64,9 @@ impl<B: Backend + 'static> Llama<B> {
     /// Reads the tensors of a checkpoint or another source and quantizes the weights, all of them into memory.
     ///
     /// # Errors
-    /// A tensor that cannot be read.
+    /// A tensor that cannot be read, or weights that are not to be had in the recipe's formats.
     pub fn load(backend: B, source: &dyn TensorSource, recipe: &Recipe) -> Result<Self, Error> {
+        source.check_recipe(recipe)?;
         let reader = Reader { backend: &backend, source, recipe };
         let (ends, layers) = (reader.ends()?, Box::new(Resident::load(&reader)?));
         Ok(Llama { config: source.config().clone(), recipe: recipe.clone(), ends, layers, backend })

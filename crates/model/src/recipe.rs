@@ -15,7 +15,7 @@ use microscale_formats::{BLOCK, ElementFormat, ScaleRule};
 use crate::Error;
 
 /// Largest block size a recipe may ask for.
-const MAX_BLOCK_SIZE: usize = 4096;
+pub(crate) const MAX_BLOCK_SIZE: usize = 4096;
 
 /// A kind of tensor that a recipe sets independently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use half::bf16;
 use microscale_tensor::{Backend, BlockFormat, Linear, Matrix, WeightMatrix};
 
+use crate::checkpoint::{EMBEDDING, HEAD};
 use crate::{Config, Error, Recipe, Role};
 
 /// A weight with its bias, if it has one.
@@ -64,6 +65,34 @@ pub trait TensorSource {
     /// # Errors
     /// A tensor that is not there or cannot be read.
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<bf16>, Error>;
+
+    /// The weight of this name and shape `[outputs, inputs]`, quantized along its inputs as `format` says, or bf16. A
+    /// source that holds it quantized hands that out.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and a weight that is not to be had in this format.
+    fn weight(
+        &self,
+        name: &str,
+        [rows, columns]: [usize; 2],
+        format: Option<BlockFormat>,
+    ) -> Result<WeightMatrix, Error> {
+        let matrix = Matrix::new(rows, columns, self.read(name, &[rows, columns])?);
+        Ok(WeightMatrix::new(matrix, format))
+    }
+
+    /// Whether weights can be had in the formats of `recipe`.
+    ///
+    /// # Errors
+    /// The role of a weight that cannot, and why.
+    fn check_recipe(&self, _recipe: &Recipe) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The name of the output head; of a tied model, of the embedding.
+    fn head(&self) -> &str {
+        if self.config().tie_word_embeddings { EMBEDDING } else { HEAD }
+    }
 }
 
 /// Where the forward pass gets its layers from.
@@ -145,26 +174,22 @@ impl<B: Backend> Reader<'_, B> {
     pub fn ends(&self) -> Result<Ends<B>, Error> {
         let c = self.source.config();
         let shape = [c.vocab_size, c.hidden_size];
-        let head = if c.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
         Ok(Ends {
-            embedding: self.backend.upload(self.matrix("model.embed_tokens.weight", shape)?),
+            embedding: self.backend.upload(Matrix::new(shape[0], shape[1], self.source.read(EMBEDDING, &shape)?)),
             norm: self.source.read("model.norm.weight", &[c.hidden_size])?,
-            head: self.weight(self.matrix(head, shape)?, Role::HeadWeight),
+            head: self.weight(self.source.head(), shape, Role::HeadWeight)?,
         })
     }
 
     fn projection(&self, name: &str, shape: [usize; 2], bias: bool, role: Role) -> Result<Projection<B>, Error> {
-        let weight = self.weight(self.matrix(&format!("{name}.weight"), shape)?, role);
+        let weight = self.weight(&format!("{name}.weight"), shape, role)?;
         let bias = bias.then(|| self.source.read(&format!("{name}.bias"), &shape[..1])).transpose()?;
         Ok(Projection { weight, bias })
     }
 
-    fn matrix(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<Matrix, Error> {
-        Ok(Matrix::new(rows, columns, self.source.read(name, &[rows, columns])?))
-    }
-
-    fn weight(&self, matrix: Matrix, role: Role) -> B::Weight {
-        self.backend.weight(WeightMatrix::new(matrix, block_format(self.recipe, role)))
+    fn weight(&self, name: &str, shape: [usize; 2], role: Role) -> Result<B::Weight, Error> {
+        let matrix = self.source.weight(name, shape, block_format(self.recipe, role))?;
+        Ok(self.backend.weight(matrix))
     }
 }
 

@@ -21,8 +21,9 @@ const SEED: u64 = 1;
 
 pub(crate) fn run(arguments: &Bench) -> Result<ExitCode> {
     let engine = Engine::new(arguments.threads)?;
-    let recipes = recipes(arguments)?;
+    let asked = asked(arguments)?;
     let subject = Subject::new(arguments)?;
+    let recipes = recipes(asked, &subject)?;
     let plan = plan(arguments, subject.source().config())?;
     recipes.iter().try_for_each(|recipe| check_memory(&subject, recipe))?;
     let mut peaks = measured_peaks(&engine)?;
@@ -76,10 +77,27 @@ impl Subject {
     }
 }
 
-fn recipes(arguments: &Bench) -> Result<Vec<Recipe>> {
-    let default = [RECIPE.to_owned()];
-    let names = if arguments.recipe.is_empty() { &default[..] } else { &arguments.recipe };
-    names.iter().map(|name| engine::generation_recipe(name, None)).collect()
+/// The recipes of the command line.
+fn asked(arguments: &Bench) -> Result<Vec<Recipe>> {
+    let named = arguments.recipe.iter().map(|name| engine::recipe(name, None)?.for_generation().map_err(usage));
+    named.collect()
+}
+
+/// Those, or the usual one, or that of a quantized model.
+fn recipes(asked: Vec<Recipe>, subject: &Subject) -> Result<Vec<Recipe>> {
+    let stored = match subject {
+        Subject::Checkpoint(checkpoint) => checkpoint.quantization().map(|quantization| quantization.recipe.clone()),
+        Subject::Random(..) => None,
+    };
+    let recipes = match (asked.is_empty(), stored) {
+        (false, _) => asked,
+        (true, stored) => {
+            let recipe = stored.map_or_else(|| Recipe::parse(RECIPE), Ok)?;
+            vec![recipe.for_generation().map_err(usage)?]
+        }
+    };
+    recipes.iter().try_for_each(|recipe| subject.source().check_recipe(recipe)).map_err(usage)?;
+    Ok(recipes)
 }
 
 /// What to measure: what is asked for, or a usual prompt and a usual answer as far as the model has positions.

@@ -16,8 +16,10 @@ use crate::{output, sources};
 
 pub(crate) fn run(arguments: &Eval) -> Result<ExitCode> {
     let engine = Engine::new(arguments.scoring.threads)?;
-    let recipe = engine::recipe(&arguments.recipe, &arguments.scoring)?;
+    let value_blocks = arguments.scoring.value_blocks;
+    let asked = arguments.recipe.as_deref().map(|name| engine::recipe(name, value_blocks)).transpose()?;
     let checkpoint = sources::model(Some(&arguments.model))?;
+    let recipe = engine::recipe_for(&checkpoint, asked, value_blocks)?.for_scoring();
     let tasks = sources::tasks(&arguments.tasks, sources::is_demo(Some(&arguments.model)))?;
     let limits = engine::limits(&arguments.scoring, &checkpoint);
     let requests = evaluation::encode(&tasks, &checkpoint, &limits)?;

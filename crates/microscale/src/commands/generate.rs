@@ -5,18 +5,20 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use microscale_model::{End, Generation, Llama, Tokenizer, check_prompt};
+use microscale_model::{End, Generation, Llama, Recipe, Tokenizer, check_prompt};
 use microscale_tensor::Backend;
 
 use crate::arguments::Generate;
 use crate::engine::{self, Engine};
-use crate::{interrupt, sources};
+use crate::{interrupt, sources, usage};
 
 pub(crate) fn run(arguments: &Generate) -> Result<ExitCode> {
     let engine = Engine::new(arguments.threads)?;
-    let recipe = engine::generation_recipe(&arguments.recipe, arguments.value_blocks)?;
+    let asked = arguments.recipe.as_deref().map(|name| engine::recipe(name, arguments.value_blocks)).transpose()?;
+    let asked = asked.map(Recipe::for_generation).transpose().map_err(usage)?;
     let text = prompt(&arguments.prompt)?;
     let checkpoint = sources::model(Some(&arguments.model))?;
+    let recipe = engine::recipe_for(&checkpoint, asked, arguments.value_blocks)?.for_generation().map_err(usage)?;
     let tokenizer = checkpoint.tokenizer()?;
     let prompt = tokenizer.encode(&text, true)?;
     check_prompt(checkpoint.config(), &prompt)?;

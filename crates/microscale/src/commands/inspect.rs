@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
-use microscale_model::{Checkpoint, PackedSize, Recipe};
+use microscale_model::{Checkpoint, PackedSize, Quantization, Recipe, TensorInfo};
 
 use crate::arguments::Inspect;
 use crate::{output, sources};
@@ -24,17 +24,23 @@ pub(crate) fn run(arguments: &Inspect) -> Result<ExitCode> {
 fn summary(checkpoint: &Checkpoint) -> String {
     let c = checkpoint.config();
     let mut by_dtype: BTreeMap<String, (usize, usize, usize)> = BTreeMap::new();
-    for (_, tensor) in checkpoint.tensors() {
-        let sum = by_dtype.entry(format!("{:?}", tensor.dtype)).or_default();
-        *sum = (sum.0 + 1, sum.1 + tensor.shape.iter().product::<usize>(), sum.2 + tensor.bytes);
+    for (name, tensor) in checkpoint.tensors() {
+        let (dtype, parameters) = held(checkpoint, name, &tensor);
+        let sum = by_dtype.entry(dtype).or_default();
+        *sum = (sum.0 + 1, sum.1 + parameters, sum.2 + tensor.bytes);
     }
     let mut table = plain(&["DTYPE", "TENSORS", "PARAMETERS", "SIZE"]);
     for (dtype, (tensors, parameters, bytes)) in by_dtype {
         table.add_row([dtype, tensors.to_string(), parameters.to_string(), size(bytes)]);
     }
     let head = if c.tie_word_embeddings { "tied to the embedding" } else { "its own" };
+    let quantization = checkpoint.quantization().map_or(String::new(), |q| {
+        let Quantization { recipe, source, source_sha256, version } = q;
+        let hash: String = source_sha256.chars().take(12).collect();
+        format!("quantized from {source} ({hash}) by recipe {}, microscale {version}\n", recipe.name)
+    });
     format!(
-        "{} ({})\nlayers {}, hidden {}, intermediate {}, heads {} over {} key/value heads of {}, vocabulary {}, head {head}, \
+        "{} ({})\n{quantization}layers {}, hidden {}, intermediate {}, heads {} over {} key/value heads of {}, vocabulary {}, head {head}, \
          positions {}\n\n{}\n\n",
         checkpoint.name(),
         c.architecture.name(),
@@ -50,12 +56,23 @@ fn summary(checkpoint: &Checkpoint) -> String {
     )
 }
 
+/// What a tensor's bytes are, and how many parameters of the model.
+fn held(checkpoint: &Checkpoint, name: &str, tensor: &TensorInfo) -> (String, usize) {
+    if let Some(packed) = checkpoint.packed(name) {
+        return (packed.format.element.name().to_owned(), packed.shape.iter().product());
+    }
+    match name.strip_suffix("_scale").and_then(|name| checkpoint.packed(name)) {
+        Some(_) => ("scales".to_owned(), 0),
+        None => (format!("{:?}", tensor.dtype), tensor.shape.iter().product()),
+    }
+}
+
 fn tensors(checkpoint: &Checkpoint) -> String {
     let mut table = plain(&["TENSOR", "DTYPE", "SHAPE", "SIZE"]);
     for (name, tensor) in checkpoint.tensors() {
         table.add_row([
             name.to_owned(),
-            format!("{:?}", tensor.dtype),
+            held(checkpoint, name, &tensor).0,
             format!("{:?}", tensor.shape),
             size(tensor.bytes),
         ]);
@@ -63,12 +80,13 @@ fn tensors(checkpoint: &Checkpoint) -> String {
     format!("{}\n\n", table.trim_fmt())
 }
 
-/// What the weights take in memory under each preset; recipes that differ in activations only share a line. A tied head
+/// What the weights take in memory under each preset, or under the one recipe of a quantized model; recipes that differ in activations only share a line. A tied head
 /// is a copy of its own, so its bytes count and its parameters do not.
 fn packed_sizes(checkpoint: &Checkpoint) -> String {
-    let parameters: usize = checkpoint.tensors().map(|(_, t)| t.shape.iter().product::<usize>()).sum();
+    let parameters: usize = checkpoint.tensors().map(|(name, t)| held(checkpoint, name, &t).1).sum();
     let mut lines: Vec<(usize, f64, Vec<String>)> = Vec::new();
-    for recipe in Recipe::presets() {
+    let recipes = checkpoint.quantization().map_or_else(Recipe::presets, |q| vec![q.recipe.clone()]);
+    for recipe in recipes {
         let bytes = PackedSize::of(checkpoint.config(), &recipe).total_bytes();
         let bits = bytes as f64 * 8.0 / parameters as f64;
         match lines.iter_mut().find(|line| line.0 == bytes) {

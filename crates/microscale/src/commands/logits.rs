@@ -16,9 +16,11 @@ use crate::{sources, usage};
 
 pub(crate) fn run(arguments: &Logits) -> Result<ExitCode> {
     let engine = Engine::new(arguments.scoring.threads)?;
-    let recipe = engine::recipe(&arguments.recipe, &arguments.scoring)?;
+    let value_blocks = arguments.scoring.value_blocks;
+    let asked = arguments.recipe.as_deref().map(|name| engine::recipe(name, value_blocks)).transpose()?;
     let tokens = tokens(&arguments.tokens)?;
     let checkpoint = sources::model(Some(&arguments.model))?;
+    let recipe = engine::recipe_for(&checkpoint, asked, value_blocks)?.for_scoring();
     let limit = engine::limits(&arguments.scoring, &checkpoint).max_length;
     if tokens.len() > limit {
         bail!("{} tokens are more than the limit of {limit}; shorten the input or raise --max-length", tokens.len());

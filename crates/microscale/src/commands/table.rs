@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::arguments::{Format, Table};
 use crate::engine::{self, Engine};
 use crate::evaluation::{self, Evaluation};
-use crate::{output, sources};
+use crate::{output, sources, usage};
 
 /// The rows without `--recipe`: those of the published table, and for the demo world the span from INT8 to FP4.
 const PUBLISHED_ROWS: [&str; 4] = ["w6a8", "w6a6", "w6a8-attn6", "w6a6-attn6"];
@@ -21,8 +21,10 @@ const DEMO_ROWS: [&str; 6] = ["int8", "w6a8", "w6a6", "w6a8-attn6", "w6a6-attn6"
 
 pub(crate) fn run(arguments: &Table) -> Result<ExitCode> {
     let engine = Engine::new(arguments.scoring.threads)?;
-    let recipes = recipes(arguments)?;
+    let value_blocks = arguments.scoring.value_blocks;
+    let asked = arguments.recipe.iter().map(|name| engine::recipe(name, value_blocks)).collect::<Result<Vec<_>>>()?;
     let checkpoint = sources::model(arguments.model.as_deref())?;
+    let recipes = rows(arguments, asked, &checkpoint)?;
     let tasks = sources::tasks(&arguments.tasks, sources::is_demo(arguments.model.as_deref()))?;
     let limits = engine::limits(&arguments.scoring, &checkpoint);
     let requests = evaluation::encode(&tasks, &checkpoint, &limits)?;
@@ -46,24 +48,34 @@ pub(crate) fn run(arguments: &Table) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// bf16 first, then the recipes asked for, each once.
-fn recipes(arguments: &Table) -> Result<Vec<Recipe>> {
-    let defaults: &[&str] = if sources::is_demo(arguments.model.as_deref()) { &DEMO_ROWS } else { &PUBLISHED_ROWS };
-    let named: Vec<&str> = arguments.recipe.iter().map(String::as_str).collect();
-    let named = if named.is_empty() { defaults } else { &named };
-    let mut recipes = vec![Recipe::bf16().for_scoring()];
-    for name in named {
-        let recipe = engine::recipe(name, &arguments.scoring)?;
-        if recipe.is_bf16() {
-            continue;
-        }
-        if let Some(twin) = recipes.iter().find(|r| r.same_formats(&recipe)) {
-            eprintln!("warning: recipe {} is {} again and gets no row of its own", recipe.name, twin.name);
-            continue;
-        }
-        recipes.push(recipe);
+/// bf16 first, then the recipes asked for or the usual ones, each once. A quantized model has no bf16 row: its own recipe
+/// is the first that it can show, and the only one unless others are asked for.
+fn rows(arguments: &Table, asked: Vec<Recipe>, checkpoint: &Checkpoint) -> Result<Vec<Recipe>> {
+    let value_blocks = arguments.scoring.value_blocks;
+    if checkpoint.quantization().is_some() {
+        let own = || engine::recipe_for(checkpoint, None, value_blocks);
+        let asked = if asked.is_empty() { vec![own()?] } else { asked };
+        asked.iter().try_for_each(|recipe| checkpoint.check_recipe(recipe)).map_err(usage)?;
+        return Ok(distinct(Vec::new(), asked));
     }
-    Ok(recipes)
+    let defaults: &[&str] = if sources::is_demo(arguments.model.as_deref()) { &DEMO_ROWS } else { &PUBLISHED_ROWS };
+    let usual = || defaults.iter().map(|name| engine::recipe(name, value_blocks)).collect::<Result<Vec<_>>>();
+    let asked = if asked.is_empty() { usual()? } else { asked };
+    let asked = asked.into_iter().filter(|recipe| !recipe.is_bf16()).collect();
+    Ok(distinct(vec![Recipe::bf16().for_scoring()], asked))
+}
+
+/// The rows, and after them those of the others that are not among them yet.
+fn distinct(mut rows: Vec<Recipe>, others: Vec<Recipe>) -> Vec<Recipe> {
+    for recipe in others.into_iter().map(Recipe::for_scoring) {
+        match rows.iter().find(|row| row.same_formats(&recipe)) {
+            Some(twin) => {
+                eprintln!("warning: recipe {} is {} again and gets no row of its own", recipe.name, twin.name)
+            }
+            None => rows.push(recipe),
+        }
+    }
+    rows
 }
 
 fn render(report: &Report, format: Format) -> Result<String> {

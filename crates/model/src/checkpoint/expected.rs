@@ -1,25 +1,43 @@
 //! The tensors a configuration calls for, under their Hugging Face names.
 
-use crate::Config;
+use crate::{Config, Role};
 
-/// Name and shape of every tensor of the model.
-pub(super) fn tensors(config: &Config) -> impl Iterator<Item = (String, Vec<usize>)> {
-    let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-    let outer = [("model.embed_tokens.weight", vec![vocab, hidden]), ("model.norm.weight", vec![hidden])];
-    let head = (!config.tie_word_embeddings).then(|| ("lm_head.weight", vec![vocab, hidden]));
-    let outer = outer.into_iter().chain(head).map(|(name, shape)| (name.to_owned(), shape));
-    outer.chain((0..config.layers).flat_map(|i| layer(config, i)))
+/// The embedding, `[vocabulary, hidden]`.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The output head, `[vocabulary, hidden]`, where it is not the embedding.
+pub(crate) const HEAD: &str = "lm_head.weight";
+
+/// A tensor that a model has.
+pub(crate) struct Expected {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    /// The role of one that a recipe may quantize.
+    pub(crate) role: Option<Role>,
 }
 
-/// Name and shape of every tensor of layer `i`.
-fn layer(config: &Config, i: usize) -> impl Iterator<Item = (String, Vec<usize>)> {
+/// Every tensor of the model; `own_head` says whether the head is one of them.
+pub(super) fn tensors(config: &Config, own_head: bool) -> impl Iterator<Item = Expected> {
+    let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+    let plain = |name: &str, shape| Expected { name: name.to_owned(), shape, role: None };
+    let outer = [plain(EMBEDDING, vec![vocab, hidden]), plain("model.norm.weight", vec![hidden])];
+    let head = Expected { role: Some(Role::HeadWeight), ..plain(HEAD, vec![vocab, hidden]) };
+    outer.into_iter().chain(own_head.then_some(head)).chain((0..config.layers).flat_map(|i| layer(config, i)))
+}
+
+/// Every tensor of layer `i`.
+fn layer(config: &Config, i: usize) -> impl Iterator<Item = Expected> {
     let hidden = config.hidden_size;
-    let norms = ["input_layernorm", "post_attention_layernorm"]
-        .into_iter()
-        .map(move |name| (format!("model.layers.{i}.{name}.weight"), vec![hidden]));
+    let norms = ["input_layernorm", "post_attention_layernorm"].into_iter().map(move |name| Expected {
+        name: format!("model.layers.{i}.{name}.weight"),
+        shape: vec![hidden],
+        role: None,
+    });
     let linears = linears(config).into_iter().flat_map(move |(name, [rows, columns], bias)| {
-        let weight = (format!("model.layers.{i}.{name}.weight"), vec![rows, columns]);
-        let bias = bias.then(|| (format!("model.layers.{i}.{name}.bias"), vec![rows]));
+        let role = if name.starts_with("mlp") { Role::MlpWeight } else { Role::ProjectionWeight };
+        let tensor =
+            |part: &str, shape, role| Expected { name: format!("model.layers.{i}.{name}.{part}"), shape, role };
+        let weight = tensor("weight", vec![rows, columns], Some(role));
+        let bias = bias.then(|| tensor("bias", vec![rows], None));
         [Some(weight), bias].into_iter().flatten()
     });
     norms.chain(linears)

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use super::Entry;
-use super::weights_file::WeightsFile;
 use crate::Error;
+use crate::weights_file::WeightsFile;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

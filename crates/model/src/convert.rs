@@ -6,13 +6,13 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 
 /// The types that [`to_bf16`] takes.
-pub(super) const READABLE: [Dtype; 3] = [Dtype::BF16, Dtype::F16, Dtype::F32];
+pub(crate) const READABLE: [Dtype; 3] = [Dtype::BF16, Dtype::F16, Dtype::F32];
 
 /// Values converted by one task; a tensor of fewer is not worth a second thread.
 const CHUNK: usize = 1 << 18;
 
 /// Little-endian values of a [`READABLE`] type as bf16, and how many of those are not finite.
-pub(super) fn to_bf16(bytes: &[u8], dtype: Dtype) -> (Vec<bf16>, usize) {
+pub(crate) fn to_bf16(bytes: &[u8], dtype: Dtype) -> (Vec<bf16>, usize) {
     match dtype {
         Dtype::BF16 => convert(bytes, bf16::from_le_bytes),
         Dtype::F16 => convert(bytes, |b| round(f16::from_le_bytes(b).to_f32())),

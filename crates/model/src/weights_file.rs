@@ -1,5 +1,6 @@
 //! One safetensors file: mapped, its header checked once.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ const STRETCH: usize = 64 << 20;
 const LENGTH: usize = 8;
 
 /// A weight file whose header's offsets lie within it.
-pub(super) struct WeightsFile {
+pub(crate) struct WeightsFile {
     path: PathBuf,
     bytes: Bytes,
     metadata: Metadata,
@@ -33,7 +34,7 @@ enum Bytes {
 
 impl WeightsFile {
     /// Maps a file and checks its header.
-    pub(super) fn open(path: PathBuf) -> Result<Self, Error> {
+    pub(crate) fn open(path: PathBuf) -> Result<Self, Error> {
         // An empty file cannot be mapped everywhere, and a pipe would block.
         let length = std::fs::metadata(&path).map_err(Error::io(&path))?;
         if !length.is_file() {
@@ -48,7 +49,7 @@ impl WeightsFile {
     }
 
     /// A file that is part of the program; `path` names it.
-    pub(super) fn in_memory(path: PathBuf, bytes: &'static [u8]) -> Result<Self, Error> {
+    pub(crate) fn in_memory(path: PathBuf, bytes: &'static [u8]) -> Result<Self, Error> {
         Self::checked(path, Bytes::Static(bytes))
     }
 
@@ -84,38 +85,69 @@ impl WeightsFile {
     }
 
     /// Where the file is.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The whole file.
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         self.bytes.get()
     }
 
     /// What the header says of every tensor.
-    pub(super) fn infos(&self) -> impl Iterator<Item = (String, TensorInfo)> {
+    pub(crate) fn infos(&self) -> impl Iterator<Item = (String, TensorInfo)> {
         self.metadata.tensors().into_iter().map(|(name, info)| (name, info.clone()))
     }
 
+    /// The header's free part, `__metadata__`: texts by key.
+    pub(crate) fn notes(&self) -> Option<&HashMap<String, String>> {
+        self.metadata.metadata().as_ref()
+    }
+
+    /// What the header says of one tensor.
+    pub(crate) fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.metadata.info(name)
+    }
+
+    /// The whole file's length.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Offset in the file of a tensor's first byte.
+    pub(crate) fn offset(&self, info: &TensorInfo) -> usize {
+        self.data + info.data_offsets.0
+    }
+
     /// Whether the file holds the tensor.
-    pub(super) fn contains(&self, name: &str) -> bool {
+    pub(crate) fn contains(&self, name: &str) -> bool {
         self.metadata.info(name).is_some()
     }
 
     /// The bytes of one of this file's tensors.
-    pub(super) fn tensor(&self, info: &TensorInfo) -> &[u8] {
+    pub(crate) fn tensor(&self, info: &TensorInfo) -> &[u8] {
         &self.bytes()[self.data..][info.data_offsets.0..info.data_offsets.1]
     }
 
     /// Gives a tensor's memory back to the system; who needs it again reads it from the file again. A model that is
     /// read tensor by tensor so never lies in memory twice, as file and as weights.
-    pub(super) fn release(&self, info: &TensorInfo) {
-        self.bytes.release(self.data + info.data_offsets.0, info.data_offsets.1 - info.data_offsets.0);
+    pub(crate) fn release(&self, info: &TensorInfo) {
+        self.release_range(self.offset(info), info.data_offsets.1 - info.data_offsets.0);
+    }
+
+    /// The bytes of a stretch of the file, all in memory at once rather than page by page as they are touched.
+    pub(crate) fn stretch(&self, offset: usize, length: usize) -> &[u8] {
+        self.bytes.populate(offset, length);
+        &self.bytes()[offset..][..length]
+    }
+
+    /// [`release`](Self::release) for a stretch of the file.
+    pub(crate) fn release_range(&self, offset: usize, length: usize) {
+        self.bytes.release(offset, length);
     }
 
     /// Calls `f` with the whole file in stretches, giving each back after use.
-    pub(super) fn stretches(&self, mut f: impl FnMut(&[u8])) {
+    pub(crate) fn stretches(&self, mut f: impl FnMut(&[u8])) {
         for (i, stretch) in self.bytes().chunks(STRETCH).enumerate() {
             f(stretch);
             self.bytes.release(i * STRETCH, stretch.len());
@@ -129,6 +161,16 @@ impl Bytes {
             Bytes::Mapped(map) => map,
             Bytes::Static(bytes) => bytes,
         }
+    }
+
+    /// Brings the pages of a mapped stretch in. Only a hint.
+    fn populate(&self, offset: usize, length: usize) {
+        #[cfg(target_os = "linux")]
+        if let Bytes::Mapped(map) = self {
+            let _ = map.advise_range(memmap2::Advice::PopulateRead, offset, length);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (offset, length);
     }
 
     /// Lets go of the pages of a mapped stretch. Only a hint: that it cannot be followed is no error.
