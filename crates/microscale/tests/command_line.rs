@@ -101,7 +101,9 @@ fn logits_are_the_library_s() {
 
 #[test]
 fn help_of_every_command() {
-    for command in ["table", "eval", "generate", "bench", "logits", "recipes", "inspect", "doctor"] {
+    for command in
+        ["table", "eval", "generate", "bench", "logits", "quantize", "dequantize", "recipes", "inspect", "doctor"]
+    {
         let output = microscale(&[command, "--help"]);
         assert!(output.status.success() && stdout(&output).contains("Usage: microscale"), "{command}");
     }

@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::{Sha256Digest, hash_of, hexadecimal};
 use crate::weights_file::WeightsFile;
 
-/// Bytes between two digests.
-const STRETCH: usize = 32 << 20;
+/// Bytes in memory at a time, and between two digests: a multiple.
+const CHUNK: usize = 4 << 20;
+const STRETCH: usize = 8 * CHUNK;
 
 /// The files of a source, each hashed up to some length.
 pub(super) struct SourceDigest<'a> {
@@ -30,11 +31,12 @@ impl<'a> SourceDigest<'a> {
         let mut state = self.states[file].lock().unwrap_or_else(PoisonError::into_inner);
         let (sha256, position) = &mut *state;
         while *position < end {
-            let length = STRETCH.min(end - *position);
+            let length = CHUNK.min(end - *position);
             sha256.update(self.files[file].stretch(*position, length));
             self.files[file].release_range(*position, length);
             *position += length;
-            if !each(*position, sha256.clone().finalize().into()) {
+            let noted = position.is_multiple_of(STRETCH) || *position == end;
+            if noted && !each(*position, sha256.clone().finalize().into()) {
                 return;
             }
         }

@@ -340,6 +340,7 @@ impl Transfer<'_> {
         }
         key.update(format!("{:?}", self.jobs));
         key.update(self.config.unwrap_or_default());
+        key.update([u8::from(self.allow_not_finite)]); // or what one run allowed would slip through the next
         self.files.iter().for_each(|file| key.update(file.len().to_le_bytes()));
         hexadecimal(&key.finalize().into())
     }
