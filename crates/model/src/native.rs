@@ -28,7 +28,7 @@ const KEY_TENSORS: &str = "microscale.tensors";
 /// Largest size of a dimension: above any real one, and products with the bits of a code cannot overflow.
 const MAX_DIMENSION: usize = 1 << 40;
 
-/// A quantized tensor `[rows, columns]` in a file: codes under its own name, scales under [`scale_name`].
+/// A quantized tensor `[rows, columns]` in a file: codes under its own name, scales under that with `_scale`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackedTensor {
     /// Element format, block size and scale rule; blocks run along the columns.

@@ -47,14 +47,14 @@ pub(crate) fn run(arguments: &Bench) -> Result<ExitCode> {
 
 /// The model to measure.
 enum Subject {
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Checkpoint>),
     Random(&'static str, RandomWeights),
 }
 
 impl Subject {
     fn new(arguments: &Bench) -> Result<Subject> {
         let Some(name) = &arguments.shape else {
-            return Ok(Subject::Checkpoint(sources::model(arguments.model.as_deref())?));
+            return Ok(Subject::Checkpoint(Box::new(sources::model(arguments.model.as_deref())?)));
         };
         let shape = Shape::named(name).ok_or_else(|| {
             usage(anyhow!("--shape: no model {name:?} is known, but {}", Shape::ALL.map(|shape| shape.name).join(", ")))
@@ -71,7 +71,7 @@ impl Subject {
 
     fn source(&self) -> &dyn TensorSource {
         match self {
-            Subject::Checkpoint(checkpoint) => checkpoint,
+            Subject::Checkpoint(checkpoint) => checkpoint.as_ref(),
             Subject::Random(_, weights) => weights,
         }
     }
