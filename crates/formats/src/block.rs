@@ -1,7 +1,7 @@
 //! A block of values ⇄ (shared scale, codes): the reference that every fast path equals.
 
 use crate::bf16::round_to_bf16;
-use crate::element::{ElementFormat, exp2};
+use crate::element::{ElementFormat, Rounding, Ties, exp2};
 use crate::scale::{E8M0, ScaleRule};
 
 /// Quantizes one block: writes a code per value and returns the shared scale.
@@ -12,17 +12,31 @@ use crate::scale::{E8M0, ScaleRule};
 /// # Panics
 /// If `codes` and `block` differ in length.
 pub fn quantize_block(block: &[f32], format: ElementFormat, rule: ScaleRule, codes: &mut [u8]) -> E8M0 {
-    let scale = rule.scale(block, format);
-    encode_scaled(block, scale, format, codes);
+    quantize_block_with(block, format, rule, Ties::Even, codes)
+}
+
+/// [`quantize_block`] with other ties, as some tools round. Only stored weights are ever made so.
+///
+/// # Panics
+/// If `codes` and `block` differ in length.
+pub fn quantize_block_with(
+    block: &[f32],
+    format: ElementFormat,
+    rule: ScaleRule,
+    ties: Ties,
+    codes: &mut [u8],
+) -> E8M0 {
+    let scale = rule.scale_for(block, format, ties);
+    encode_scaled(block, scale, format, ties, codes);
     scale
 }
 
 /// Codes of `block` under a given scale.
-pub(crate) fn encode_scaled(block: &[f32], scale: E8M0, format: ElementFormat, codes: &mut [u8]) {
+pub(crate) fn encode_scaled(block: &[f32], scale: E8M0, format: ElementFormat, ties: Ties, codes: &mut [u8]) {
     assert_eq!(block.len(), codes.len(), "one code per value");
     let Some(exponent) = scale.exponent() else { return codes.fill(0) };
     for (code, &x) in codes.iter_mut().zip(block) {
-        *code = format.encode(f64::from(x) * exp2(-exponent)); // exact in f64
+        *code = format.encode_with(f64::from(x) * exp2(-exponent), &mut Rounding::Nearest(ties)); // exact in f64
     }
 }
 

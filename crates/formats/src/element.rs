@@ -193,7 +193,7 @@ impl ElementFormat {
     ///
     /// NaN becomes the format's NaN where it has one, else code 0: blocks carry NaN in their scale.
     pub fn encode(self, x: f64) -> u8 {
-        self.encode_with(x, &mut Rounding::NearestEven)
+        self.encode_with(x, &mut Rounding::Nearest(Ties::Even))
     }
 
     /// [`encode`](Self::encode) with a rounding of the caller's.
@@ -232,11 +232,42 @@ impl fmt::Display for ElementFormat {
     }
 }
 
+/// Where a value halfway between two codes goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Ties {
+    /// To the even code: IEEE 754's own, and what most tools mean.
+    #[default]
+    Even,
+    /// To the larger magnitude: microxcaling's default, mistral.rs.
+    Away,
+    /// To the smaller magnitude: ModelOpt, ggml.
+    Zero,
+}
+
+impl Ties {
+    /// All of them.
+    pub const ALL: [Ties; 3] = [Ties::Even, Ties::Away, Ties::Zero];
+
+    /// The name on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ties::Even => "even",
+            Ties::Away => "away",
+            Ties::Zero => "zero",
+        }
+    }
+
+    /// The ties of this name, in any case.
+    pub fn from_name(name: &str) -> Option<Ties> {
+        Self::ALL.into_iter().find(|t| t.name().eq_ignore_ascii_case(name))
+    }
+}
+
 /// How a value between two codes is rounded.
 #[derive(Clone, Debug)]
 pub enum Rounding {
-    /// To the nearest, ties to the even code. What every MX tool means by default.
-    NearestEven,
+    /// To the nearest.
+    Nearest(Ties),
     /// To the smaller magnitude.
     TowardZero,
     /// Up with the probability of the distance from the lower neighbour; the number is the state of the generator
@@ -250,7 +281,9 @@ impl Rounding {
         let below = quotient as u32;
         let rest = quotient - f64::from(below);
         let up = match self {
-            Rounding::NearestEven => rest > 0.5 || (rest == 0.5 && below & 1 == 1),
+            Rounding::Nearest(Ties::Even) => rest > 0.5 || (rest == 0.5 && below & 1 == 1),
+            Rounding::Nearest(Ties::Away) => rest >= 0.5,
+            Rounding::Nearest(Ties::Zero) => rest > 0.5,
             Rounding::TowardZero => false,
             Rounding::Stochastic(state) => {
                 *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -349,6 +382,13 @@ mod tests {
     #[test]
     fn other_roundings() {
         assert_eq!(E2M1.decode(E2M1.encode_with(-2.9, &mut Rounding::TowardZero)), -2.0);
+        for (ties, expected) in
+            Ties::ALL.into_iter().zip([[0.0, 1.0, -2.0, 4.0], [0.5, 1.0, -2.0, 6.0], [0.0, 0.5, -1.5, 4.0]])
+        {
+            let found =
+                [0.25, 0.75, -1.75, 5.0].map(|x| E2M1.decode(E2M1.encode_with(x, &mut Rounding::Nearest(ties))));
+            assert_eq!(found, expected, "{ties:?}");
+        }
         let mut stochastic = Rounding::Stochastic(7);
         let up = (0..4000).filter(|_| E2M1.decode(E2M1.encode_with(2.25, &mut stochastic)) == 3.0).count();
         assert!((900..1100).contains(&up), "a quarter of 4000 expected, {up} found");

@@ -23,13 +23,15 @@ extern crate alloc;
 
 mod bf16;
 mod block;
+mod convention;
 mod element;
 mod pack;
 mod scale;
 
 pub use bf16::round_to_bf16;
-pub use block::{dequantize_block, quantize_block};
-pub use element::{E2M1, E2M3, E3M2, E4M3, E5M2, ElementFormat, INT8, Rounding};
+pub use block::{dequantize_block, quantize_block, quantize_block_with};
+pub use convention::Convention;
+pub use element::{E2M1, E2M3, E3M2, E4M3, E5M2, ElementFormat, INT8, Rounding, Ties};
 pub use pack::{pack, packed_len, unpack, unpack_one};
 pub use scale::{E8M0, ScaleRule};
 

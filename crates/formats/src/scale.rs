@@ -1,7 +1,7 @@
 //! The shared scale of a block, and the rules that choose it.
 
 use crate::block::{dequantize_block, encode_scaled};
-use crate::element::{ElementFormat, exp2};
+use crate::element::{E4M3, ElementFormat, INT8, Ties, exp2};
 use alloc::vec;
 
 /// A shared scale: the power of two 2^(byte − 127); 0xFF is NaN. There is no zero.
@@ -42,13 +42,21 @@ pub enum ScaleRule {
     Rceil,
     /// ⌊log2 of amax rounded to the element's mantissa⌋ − emax: AMD Quark, torchao EVEN.
     Even,
+    /// ⌊log2(amax / max)⌋: mistral.rs. Clips every block whose largest value is not max·2^e.
+    Rfloor,
+    /// log2(amax / max) rounded to the nearest integer: MLX. Clips up to a factor of √2.
+    Rnearest,
     /// Of the scales of `Floor` and the next larger one, that with the smaller squared error; ties to `Floor`.
     Mse,
+    /// The rule with the best signal-to-noise ratio that needs no more than a block's largest value, by format: see
+    /// [`for_format`](Self::for_format).
+    Auto,
 }
 
 impl ScaleRule {
     /// Every rule.
-    pub const ALL: [ScaleRule; 5] = [Self::Floor, Self::Ceil, Self::Rceil, Self::Even, Self::Mse];
+    pub const ALL: [ScaleRule; 8] =
+        [Self::Floor, Self::Ceil, Self::Rceil, Self::Even, Self::Rfloor, Self::Rnearest, Self::Mse, Self::Auto];
 
     /// The name recipes use.
     pub fn name(self) -> &'static str {
@@ -57,7 +65,21 @@ impl ScaleRule {
             ScaleRule::Ceil => "ceil",
             ScaleRule::Rceil => "rceil",
             ScaleRule::Even => "even",
+            ScaleRule::Rfloor => "rfloor",
+            ScaleRule::Rnearest => "rnearest",
             ScaleRule::Mse => "mse",
+            ScaleRule::Auto => "auto",
+        }
+    }
+
+    /// The rule itself; what `Auto` means for a format. docs/formats.md has the measurement behind it, which
+    /// `crates/microscale/tests/scale_rules.rs` repeats.
+    pub fn for_format(self, format: ElementFormat) -> ScaleRule {
+        match self {
+            ScaleRule::Auto if format == E4M3 => ScaleRule::Rceil,
+            ScaleRule::Auto if format == INT8 => ScaleRule::Floor,
+            ScaleRule::Auto => ScaleRule::Even,
+            rule => rule,
         }
     }
 
@@ -68,12 +90,17 @@ impl ScaleRule {
 
     /// The scale of `block` in `format`; NaN if any value is infinite or NaN.
     pub fn scale(self, block: &[f32], format: ElementFormat) -> E8M0 {
+        self.scale_for(block, format, Ties::Even)
+    }
+
+    /// The scale of a block whose elements will be rounded as `ties` says, which `Mse` depends on.
+    pub(crate) fn scale_for(self, block: &[f32], format: ElementFormat, ties: Ties) -> E8M0 {
         if block.iter().any(|x| !x.is_finite()) {
             return E8M0::NAN;
         }
         let amax = block.iter().fold(0f32, |m, x| m.max(x.abs()));
-        match self {
-            ScaleRule::Mse => least_squares(block, amax, format),
+        match self.for_format(format) {
+            ScaleRule::Mse => least_squares(block, amax, format, ties),
             rule => rule.scale_of_max(amax, format),
         }
     }
@@ -85,19 +112,26 @@ impl ScaleRule {
             return E8M0(0);
         }
         let (exponent, significand) = split(amax);
-        let over = match self {
-            ScaleRule::Floor | ScaleRule::Mse => return floor,
-            ScaleRule::Ceil => significand > 1 << 23,
-            ScaleRule::Rceil => significand > split(format.max()).1,
+        let largest = split(format.max()).1;
+        let over = match self.for_format(format) {
+            ScaleRule::Floor | ScaleRule::Mse | ScaleRule::Auto => return floor,
+            ScaleRule::Ceil => i32::from(significand > 1 << 23),
+            ScaleRule::Rceil => i32::from(significand > largest),
+            ScaleRule::Rfloor => -i32::from(significand < largest),
+            ScaleRule::Rnearest => {
+                // The logarithm is nearer to the next integer from a quotient of √2 on; no quotient is √2 itself.
+                let [x, y] = [significand, largest].map(|s| u64::from(s) * u64::from(s));
+                i32::from(x > 2 * y) - i32::from(2 * x < y)
+            }
             ScaleRule::Even => {
                 let dropped = 23 - format.mantissa_bits();
                 let kept = significand >> dropped;
                 let (rest, half) = (significand & ((1 << dropped) - 1), 1 << (dropped - 1));
                 let rounded = kept + u32::from(rest > half || (rest == half && kept & 1 == 1));
-                rounded >> (format.mantissa_bits() + 1) == 1
+                i32::from(rounded >> (format.mantissa_bits() + 1) == 1)
             }
         };
-        E8M0::from_exponent(exponent - format.emax() + i32::from(over))
+        E8M0::from_exponent(exponent - format.emax() + over)
     }
 }
 
@@ -112,13 +146,13 @@ fn split(x: f32) -> (i32, u32) {
 }
 
 /// [`ScaleRule::Mse`]: the squared errors are summed in f64, in element order.
-fn least_squares(block: &[f32], amax: f32, format: ElementFormat) -> E8M0 {
+fn least_squares(block: &[f32], amax: f32, format: ElementFormat, ties: Ties) -> E8M0 {
     let floor = ScaleRule::Floor.scale_of_max(amax, format);
     let next = E8M0(floor.0.saturating_add(1).min(254));
     let mut codes = vec![0; block.len()];
     let mut values = vec![0.0; block.len()];
     let mut error = |scale: E8M0| {
-        encode_scaled(block, scale, format, &mut codes);
+        encode_scaled(block, scale, format, ties, &mut codes);
         dequantize_block(&codes, scale, format, &mut values);
         block.iter().zip(&values).fold(0f64, |sum, (&x, &y)| {
             let d = f64::from(x) - f64::from(y);
@@ -137,18 +171,18 @@ mod tests {
     #[test]
     fn rules_at_the_edges_of_a_binade() {
         let next_up = |x: f32| f32::from_bits(x.to_bits() + 1);
-        // amax, then the exponents under floor, ceil, rceil, even for E2M1 (max 6 = 1.5·2^2, one mantissa bit).
+        // amax, then the exponents under the rules up to rnearest for E2M1 (max 6 = 1.5·2^2, one mantissa bit).
         for (amax, expected) in [
-            (4.0, [0, 0, 0, 0]),
-            (next_up(4.0), [0, 1, 0, 0]),
-            (6.0, [0, 1, 0, 0]),
-            (next_up(6.0), [0, 1, 1, 0]),
-            (7.0, [0, 1, 1, 1]), // halfway between 6 and 8: the tie goes to the even mantissa, which is 8's
-            (6.9999995, [0, 1, 1, 0]),
+            (4.0, [0, 0, 0, 0, -1, -1]),
+            (next_up(4.0), [0, 1, 0, 0, -1, -1]),
+            (4.242_640_5, [0, 1, 0, 0, -1, -1]), // 6/√2 = 4.24264069
+            (4.242_641, [0, 1, 0, 0, -1, 0]),
+            (6.0, [0, 1, 0, 0, 0, 0]),
+            (next_up(6.0), [0, 1, 1, 0, 0, 0]),
+            (7.0, [0, 1, 1, 1, 0, 0]), // halfway between 6 and 8: the tie goes to the even mantissa, which is 8's
+            (6.9999995, [0, 1, 1, 0, 0, 0]),
         ] {
-            for (rule, e) in
-                [ScaleRule::Floor, ScaleRule::Ceil, ScaleRule::Rceil, ScaleRule::Even].into_iter().zip(expected)
-            {
+            for (rule, e) in ScaleRule::ALL.into_iter().zip(expected) {
                 assert_eq!(rule.scale_of_max(amax, E2M1).exponent(), Some(e), "{rule:?} {amax}");
             }
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use microscale_formats::{ElementFormat, ScaleRule};
+use microscale_formats::{Convention, ElementFormat, ScaleRule, Ties};
 use regex::Regex;
 
 /// Run and judge LLaMA-class models in OCP Microscaling (MX) formats.
@@ -34,6 +34,10 @@ pub(crate) enum Command {
     Quantize(Quantize),
     /// Write what `quantize` made as plain floats again.
     Dequantize(Dequantize),
+    /// Say whether two models or files hold the same values; exit code 0 if so, 1 if not, 2 if that cannot be told.
+    Compare(Compare),
+    /// List what tools mean by MX (scale rule and ties), or show what one of them, or two, make of instructive blocks.
+    Conform(Conform),
     /// List the recipes, or print one as TOML.
     Recipes(Recipes),
     /// Show what a checkpoint holds, and its packed size under each recipe.
@@ -172,9 +176,13 @@ pub(crate) struct Quantize {
     /// For a file: fp8_e5m2, fp8_e4m3, fp6_e3m2, fp6_e2m3, fp4_e2m1 or int8.
     #[arg(long, value_name = "FORMAT", value_parser = element_format)]
     pub(crate) format: Option<ElementFormat>,
-    /// How a block's scale follows from its values: floor, ceil, rceil, even or mse. Default: the recipe's, or floor.
+    /// How a block's scale follows from its values: floor, ceil, rceil, even, rfloor, rnearest, mse, or auto, which is
+    /// the best for the format. Default: the recipe's, or floor.
     #[arg(long, value_name = "RULE", value_parser = scale_rule)]
     pub(crate) scale_rule: Option<ScaleRule>,
+    /// Where values halfway between two codes go: even, away (from zero) or zero. Others than even are slow.
+    #[arg(long, value_name = "TIES", value_parser = ties, default_value = "even", hide_default_value = true)]
+    pub(crate) ties: Ties,
     /// Values that share a scale. Default: the recipe's, or 32.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) block_size: Option<u32>,
@@ -187,8 +195,50 @@ pub(crate) struct Quantize {
     /// For a model: quantize it although it has weights that are infinite or NaN. It cannot be run then.
     #[arg(long, conflicts_with = "format")]
     pub(crate) allow_nonfinite: bool,
+    /// Print what it cost each tensor: signal-to-noise ratio, clipped share, worst blocks. Reads both once more.
+    #[arg(long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
+    pub(crate) report: Option<ReportForm>,
     #[command(flatten)]
     pub(crate) writing: Writing,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum ReportForm {
+    Table,
+    Json,
+}
+
+#[derive(Args)]
+pub(crate) struct Compare {
+    /// A Hugging Face directory or hub id (owner/name), "demo", or a safetensors file; plain or quantized by
+    /// `quantize`. The reference.
+    pub(crate) a: String,
+    /// What to compare with it.
+    pub(crate) b: String,
+    /// JSON instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Conform {
+    /// A safetensors file: count where two conventions (the second being ocp if only one is given) differ on it.
+    pub(crate) file: Option<PathBuf>,
+    /// A convention: a tool, mostly with a mode of its own; twice to compare two. Without any, all are listed.
+    #[arg(long = "as", value_name = "NAME", value_parser = convention)]
+    pub(crate) conventions: Vec<&'static Convention>,
+    /// fp8_e5m2, fp8_e4m3, fp6_e3m2, fp6_e2m3, fp4_e2m1 or int8.
+    #[arg(long, value_name = "FORMAT", value_parser = element_format, default_value = "fp4_e2m1")]
+    pub(crate) format: ElementFormat,
+    /// Of a file, values that share a scale.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) block_size: u32,
+    /// Of a file, only the matrices whose name this expression matches anywhere; may be repeated.
+    #[arg(long, value_name = "REGEX", requires = "file")]
+    pub(crate) tensor: Vec<Regex>,
+    /// JSON instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args)]
@@ -306,6 +356,16 @@ fn element_format(name: &str) -> Result<ElementFormat, String> {
 fn scale_rule(name: &str) -> Result<ScaleRule, String> {
     let known = ScaleRule::ALL.map(ScaleRule::name).join(", ");
     ScaleRule::from_name(name).ok_or_else(|| format!("unknown rule; known: {known}"))
+}
+
+fn ties(name: &str) -> Result<Ties, String> {
+    let known = Ties::ALL.map(Ties::name).join(", ");
+    Ties::from_name(name).ok_or_else(|| format!("unknown ties; known: {known}"))
+}
+
+fn convention(name: &str) -> Result<&'static Convention, String> {
+    let known = Convention::ALL.map(|c| c.name).join(", ");
+    Convention::from_name(name).ok_or_else(|| format!("unknown convention; known: {known}"))
 }
 
 /// A number of bytes, with or without a unit.

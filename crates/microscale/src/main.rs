@@ -7,6 +7,7 @@ mod evaluation;
 mod interrupt;
 mod machine;
 mod output;
+mod quality;
 mod sources;
 mod transfer;
 
@@ -51,6 +52,8 @@ fn main() -> ExitCode {
         Command::Logits(arguments) => commands::logits::run(&arguments),
         Command::Quantize(arguments) => commands::quantize::run(&arguments),
         Command::Dequantize(arguments) => commands::dequantize::run(&arguments),
+        Command::Compare(arguments) => commands::compare::run(&arguments),
+        Command::Conform(arguments) => commands::conform::run(&arguments),
         Command::Recipes(arguments) => commands::recipes::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::Doctor => commands::doctor::run(),

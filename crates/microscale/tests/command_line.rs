@@ -101,9 +101,8 @@ fn logits_are_the_library_s() {
 
 #[test]
 fn help_of_every_command() {
-    for command in
-        ["table", "eval", "generate", "bench", "logits", "quantize", "dequantize", "recipes", "inspect", "doctor"]
-    {
+    let commands = "table eval generate bench logits quantize dequantize compare conform recipes inspect doctor";
+    for command in commands.split(' ') {
         let output = microscale(&[command, "--help"]);
         assert!(output.status.success() && stdout(&output).contains("Usage: microscale"), "{command}");
     }

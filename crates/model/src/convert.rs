@@ -1,4 +1,4 @@
-//! Stored values to bf16.
+//! Stored values to bf16, or at their own value.
 
 use half::{bf16, f16};
 use microscale_formats::round_to_bf16;
@@ -42,4 +42,25 @@ fn convert<const N: usize>(bytes: &[u8], one: impl Fn([u8; N]) -> bf16 + Sync) -
         })
         .sum();
     (out, not_finite)
+}
+
+/// Little-endian values of a [`READABLE`] type at their own value.
+pub(crate) fn widen(bytes: &[u8], from: Dtype, to: &mut [f32]) {
+    match from {
+        Dtype::BF16 => {
+            for (to, x) in to.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *to = f32::from_bits(u32::from(u16::from_le_bytes(*x)) << 16);
+            }
+        }
+        Dtype::F16 => {
+            for (to, x) in to.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *to = f16::from_le_bytes(*x).to_f32();
+            }
+        }
+        _ => {
+            for (to, x) in to.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *to = f32::from_le_bytes(*x);
+            }
+        }
+    }
 }

@@ -79,11 +79,7 @@ pub fn dequantize_file(
     progress: OnProgress<'_>,
 ) -> Result<Transferred, Error> {
     let files = [WeightsFile::open(source.to_owned())?];
-    let notes = Notes::read(&files[0])?.ok_or_else(|| not_quantized(source))?;
-    for (name, tensor) in &notes.tensors {
-        let fail = |reason| Error::Tensor { path: source.to_owned(), name: name.clone(), reason };
-        tensor.check(files[0].info(name), files[0].info(&scale_name(name))).map_err(fail)?;
-    }
+    let notes = Notes::read_checked(&files[0])?.ok_or_else(|| not_quantized(source))?;
     let entries = sorted(&files[0]).into_iter().map(|(name, info)| (name, Entry { file: 0, info })).collect();
     let mut jobs = jobs(&files, &entries, &notes.tensors, to);
     jobs.sort_by_key(|job| job.inputs[0].offset);

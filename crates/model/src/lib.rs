@@ -7,6 +7,7 @@ mod dequantize;
 mod error;
 mod generate;
 mod llama;
+mod measure;
 mod native;
 mod packed;
 mod quantize;
@@ -27,6 +28,10 @@ pub use dequantize::{Float, dequantize_file, dequantize_model};
 pub use error::Error;
 pub use generate::{End, Generation, check_prompt};
 pub use llama::{Batch, KeyValueCache, Llama};
+pub use measure::{
+    Comparison, Contents, ConventionDifference, Difference, TensorComparison, TensorReport, WorstBlock, compare,
+    differ, report,
+};
 pub use native::PackedTensor;
 pub use packed::PackedSize;
 pub use quantize::{FileQuantization, ModelOutput, quantize_file, quantize_model};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use microscale_formats::{E4M3, ElementFormat, INT8, ScaleRule, packed_len};
+use microscale_formats::{E4M3, ElementFormat, INT8, ScaleRule, Ties, packed_len};
 use microscale_tensor::BlockFormat;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
@@ -33,6 +33,8 @@ const MAX_DIMENSION: usize = 1 << 40;
 pub struct PackedTensor {
     /// Element format, block size and scale rule; blocks run along the columns.
     pub format: BlockFormat,
+    /// Where values halfway between two codes went.
+    pub ties: Ties,
     /// Rows and columns of values.
     pub shape: [usize; 2],
     /// Whether each code has a byte of its own instead of its true width.
@@ -105,6 +107,9 @@ struct Entry {
     shape: [usize; 2],
     block_size: usize,
     scale_rule: String,
+    /// Left out where they go to even.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ties: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     unpacked: bool,
 }
@@ -141,6 +146,19 @@ impl Notes {
             recipe,
             tensors: tensors.collect::<Result<_, _>>()?,
         }))
+    }
+
+    /// The notes of a file by itself, its header agreeing with them.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); a tensor that is not stored as described.
+    pub(crate) fn read_checked(file: &WeightsFile) -> Result<Option<Notes>, Error> {
+        let notes = Notes::read(file)?;
+        for (name, tensor) in notes.iter().flat_map(|notes| &notes.tensors) {
+            let fail = |reason| Error::Tensor { path: file.path().to_owned(), name: name.clone(), reason };
+            tensor.check(file.info(name), file.info(&scale_name(name))).map_err(fail)?;
+        }
+        Ok(notes)
     }
 
     /// The notes of a file that holds those of the tensors that `here` says.
@@ -185,24 +203,27 @@ fn entry(tensor: &PackedTensor) -> Value {
         shape: tensor.shape,
         block_size: tensor.format.block_size,
         scale_rule: tensor.format.scale_rule.name().to_owned(),
+        ties: (tensor.ties != Ties::Even).then(|| tensor.ties.name().to_owned()),
         unpacked: tensor.unpacked,
     })
 }
 
 /// The tensor an entry describes, or what is wrong with it.
 fn packed(entry: &Entry) -> Result<PackedTensor, String> {
-    let Entry { element, shape, block_size, scale_rule, unpacked } = entry;
+    let Entry { element, shape, block_size, scale_rule, ties, unpacked } = entry;
     let unknown = |what: &str, name: &str| format!("described with the unknown {what} {name:?}");
     let element = ElementFormat::from_name(element).ok_or_else(|| unknown("element", element))?;
     let scale_rule = ScaleRule::from_name(scale_rule).ok_or_else(|| unknown("scale rule", scale_rule))?;
+    let ties = ties.as_deref().unwrap_or(Ties::Even.name());
+    let ties = Ties::from_name(ties).ok_or_else(|| unknown("ties", ties))?;
     if !(1..=MAX_BLOCK_SIZE).contains(block_size) {
         return Err(format!("described with blocks of {block_size}; expected 1 to {MAX_BLOCK_SIZE}"));
     }
     if shape.iter().any(|n| !(1..=MAX_DIMENSION).contains(n)) {
         return Err(format!("described with the shape {shape:?}"));
     }
-    let format = BlockFormat { element, block_size: *block_size, scale_rule };
-    Ok(PackedTensor { format, shape: *shape, unpacked: *unpacked })
+    let format = BlockFormat { element, block_size: *block_size, scale_rule: scale_rule.for_format(element) };
+    Ok(PackedTensor { format, ties, shape: *shape, unpacked: *unpacked })
 }
 
 /// Which codes of an element format quantization never gives: infinities, NaN, and the unused integer −128.

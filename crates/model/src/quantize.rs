@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
+use microscale_formats::Ties;
 use microscale_tensor::BlockFormat;
 use safetensors::Dtype;
 
@@ -18,14 +19,16 @@ use crate::{Checkpoint, Error, Recipe, Role, convert};
 pub struct ModelOutput {
     /// Bytes of tensors that a file holds at most, but for a tensor that is larger by itself.
     pub shard_size: usize,
+    /// Where values halfway between two codes go; those of activations always go to even.
+    pub ties: Ties,
     /// Whether weights may be infinite or NaN; a model that has such cannot be run, only exchanged.
     pub allow_not_finite: bool,
 }
 
 impl Default for ModelOutput {
-    /// Files of up to 4 GB, finite weights only.
+    /// Files of up to 4 GB, ties to even, finite weights only.
     fn default() -> Self {
-        ModelOutput { shard_size: 4_000_000_000, allow_not_finite: false }
+        ModelOutput { shard_size: 4_000_000_000, ties: Ties::Even, allow_not_finite: false }
     }
 }
 
@@ -34,6 +37,8 @@ impl Default for ModelOutput {
 pub struct FileQuantization<'a> {
     /// The format of every tensor that is quantized.
     pub format: BlockFormat,
+    /// Where values halfway between two codes go.
+    pub ties: Ties,
     /// Whether each code gets a byte of its own instead of its true width.
     pub unpacked: bool,
     /// Which of the float matrices to quantize, by name.
@@ -63,7 +68,7 @@ pub fn quantize_model(
         let reason = format!("is quantized already, by recipe {}; give the original", stored.recipe.name);
         return Err(Error::checkpoint(Path::new(source.name()), reason));
     }
-    let jobs = model_jobs(source, recipe)?;
+    let jobs = model_jobs(source, recipe, options.ties)?;
     let tensors = packed_tensors(&jobs);
     if tensors.is_empty() {
         let reason = format!("recipe {} leaves every weight bf16; there is nothing to quantize", recipe.name);
@@ -105,6 +110,8 @@ pub fn quantize_file(
     if Notes::read(&files[0])?.is_some() {
         return Err(Error::checkpoint(source, "is quantized already; give the original"));
     }
+    let scale_rule = options.format.scale_rule.for_format(options.format.element);
+    let format = BlockFormat { scale_rule, ..options.format };
     let mut jobs: Vec<Job> = Vec::new();
     for (name, info) in sorted(&files[0]) {
         let entry = Entry { file: 0, info };
@@ -112,7 +119,7 @@ pub fn quantize_file(
         let selected = convert::READABLE.contains(&entry.info.dtype) && (options.select)(&name);
         jobs.push(match matrix {
             Some(shape) if selected => {
-                let to = PackedTensor { format: options.format, shape, unpacked: options.unpacked };
+                let to = PackedTensor { unpacked: options.unpacked, ..packed(format, options.ties, shape) };
                 quantize_job(&files, &name, &entry, to, false)
             }
             _ => copy_job(&files, &name, &entry),
@@ -164,7 +171,7 @@ pub(crate) fn sorted(file: &WeightsFile) -> Vec<(String, safetensors::tensor::Te
 }
 
 /// What becomes of a model's tensors, in the order in which they lie in its files.
-fn model_jobs(source: &Checkpoint, recipe: &Recipe) -> Result<Vec<Job>, Error> {
+fn model_jobs(source: &Checkpoint, recipe: &Recipe, ties: Ties) -> Result<Vec<Job>, Error> {
     let (files, entries) = (source.files(), source.entries());
     let mut jobs = Vec::new();
     let mut used = HashSet::from([HEAD.to_owned()]); // a tied model does not use the head that its files may hold
@@ -172,14 +179,14 @@ fn model_jobs(source: &Checkpoint, recipe: &Recipe) -> Result<Vec<Job>, Error> {
         let entry = &entries[&tensor.name];
         let matrix = <[usize; 2]>::try_from(tensor.shape.as_slice()).ok();
         jobs.push(match tensor.role.and_then(|role| block_format(recipe, role)).zip(matrix) {
-            Some((format, shape)) => quantize_job(files, &tensor.name, entry, packed(format, shape), true),
+            Some((format, shape)) => quantize_job(files, &tensor.name, entry, packed(format, ties, shape), true),
             None => round_job(files, &tensor.name, entry),
         });
         used.insert(tensor.name);
     }
     if let Some(format) = block_format(recipe, Role::HeadWeight).filter(|_| source.config().tie_word_embeddings) {
         let shape = [source.config().vocab_size, source.config().hidden_size];
-        jobs.push(quantize_job(files, HEAD, &entries[EMBEDDING], packed(format, shape), true));
+        jobs.push(quantize_job(files, HEAD, &entries[EMBEDDING], packed(format, ties, shape), true));
     }
     let unused = entries.iter().filter(|(name, _)| !used.contains(*name));
     jobs.extend(unused.map(|(name, entry)| copy_job(files, name, entry)));
@@ -188,8 +195,8 @@ fn model_jobs(source: &Checkpoint, recipe: &Recipe) -> Result<Vec<Job>, Error> {
     Ok(jobs)
 }
 
-fn packed(format: BlockFormat, shape: [usize; 2]) -> PackedTensor {
-    PackedTensor { format, shape, unpacked: false }
+fn packed(format: BlockFormat, ties: Ties, shape: [usize; 2]) -> PackedTensor {
+    PackedTensor { format, ties, shape, unpacked: false }
 }
 
 /// The quantized tensors that jobs make, by name.

@@ -198,6 +198,6 @@ pub(crate) fn block_format(recipe: &Recipe, role: Role) -> Option<BlockFormat> {
     recipe.format(role).map(|element| BlockFormat {
         element,
         block_size: recipe.block_size,
-        scale_rule: recipe.scale_rule,
+        scale_rule: recipe.scale_rule.for_format(element),
     })
 }

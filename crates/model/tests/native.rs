@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::bf16;
-use microscale_formats::{E2M3, ScaleRule};
+use microscale_formats::{E2M3, ScaleRule, Ties};
 use microscale_model::{
     Checkpoint, Dtype, Ending, Error, FileQuantization, Float, Llama, ModelOutput, Progress, Recipe, TensorSource,
     Transferred, dequantize_file, dequantize_model, partial_path, quantize_file, quantize_model,
@@ -346,7 +346,7 @@ fn outputs_that_are_in_the_way() {
     refused("w6a8", "taken", "is in the way");
     assert_eq!(std::fs::read(folder.path("taken.partial/mine")).unwrap(), b"precious");
     refused("w6a8", "model/config.json/out", "cannot write");
-    let format = FileQuantization { format: E2M3.into(), unpacked: false, select: &|_| true };
+    let format = FileQuantization { format: E2M3.into(), ties: Ties::Even, unpacked: false, select: &|_| true };
     let source = folder.path("model/model.safetensors");
     let itself = quantize_file(&source, &source, &format, &go_on).unwrap_err().to_string();
     assert!(itself.contains("is the source itself"), "{itself}");
@@ -414,7 +414,7 @@ fn a_file_that_is_no_model() {
     std::fs::write(path("in"), serialize(&tensors)).unwrap();
     let format = BlockFormat { element: E2M3, block_size: 32, scale_rule: ScaleRule::Even };
     for unpacked in [false, true] {
-        let options = FileQuantization { format, unpacked, select: &|_| true };
+        let options = FileQuantization { format, ties: Ties::Even, unpacked, select: &|_| true };
         let done = quantize_file(&path("in"), &path("out"), &options, &go_on).unwrap();
         assert_eq!(done.not_finite, [("poisoned".to_owned(), 2)]);
         assert!(!path("out.partial").exists());
@@ -461,7 +461,8 @@ fn a_file_that_is_no_model() {
             );
         }
     }
-    let options = FileQuantization { format, unpacked: false, select: &|name| name.starts_with("a.") };
+    let options =
+        FileQuantization { format, ties: Ties::Even, unpacked: false, select: &|name| name.starts_with("a.") };
     quantize_file(&path("in"), &path("one"), &options, &go_on).unwrap();
     let bytes = std::fs::read(path("one")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();

@@ -1,6 +1,6 @@
 //! Rows one at a time, between buffers of the caller: for files that are too large to be held as tensors.
 
-use microscale_formats::{E8M0, round_to_bf16, unpack};
+use microscale_formats::{E8M0, Ties, pack, quantize_block_with, round_to_bf16, unpack};
 
 use crate::cpu::{Isa, Quantizer};
 use crate::{BlockFormat, Error};
@@ -9,16 +9,18 @@ use crate::{BlockFormat, Error};
 pub struct RowQuantizer {
     isa: Isa,
     quantizer: Quantizer,
+    format: BlockFormat,
+    ties: Ties,
     values: Vec<f32>,
     scales: Vec<E8M0>,
 }
 
 impl RowQuantizer {
-    /// For rows of `length` values.
+    /// For rows of `length` values. Ties other than to even take the slow path of the definition.
     ///
     /// # Errors
     /// A block size of 0.
-    pub fn new(length: usize, format: BlockFormat) -> Result<RowQuantizer, Error> {
+    pub fn new(length: usize, format: BlockFormat, ties: Ties) -> Result<RowQuantizer, Error> {
         if format.block_size == 0 {
             return Err(Error::BlockSize);
         }
@@ -26,12 +28,14 @@ impl RowQuantizer {
         Ok(RowQuantizer {
             isa: Isa::best(),
             quantizer: Quantizer::new(format),
+            format,
+            ties,
             values: vec![0.0; length],
             scales: vec![E8M0(0); blocks],
         })
     }
 
-    /// The row to fill before [`encode`](Self::encode), which leaves nothing useful in it.
+    /// The row to fill before [`encode`](Self::encode).
     pub fn values(&mut self) -> &mut [f32] {
         &mut self.values
     }
@@ -43,8 +47,22 @@ impl RowQuantizer {
     /// If `codes` or `scales` are not as long as the row takes.
     pub fn encode(&mut self, codes: &mut [u8], scales: &mut [u8]) {
         assert_eq!(scales.len(), self.scales.len(), "one scale per block");
-        self.quantizer.encode_row(self.isa, &mut self.values, codes, &mut self.scales);
+        if self.ties == Ties::Even {
+            self.quantizer.encode_row(self.isa, &self.values, codes, &mut self.scales);
+        } else {
+            self.encode_slowly(codes);
+        }
         scales.iter_mut().zip(&self.scales).for_each(|(to, scale)| *to = scale.0);
+    }
+
+    fn encode_slowly(&mut self, codes: &mut [u8]) {
+        let BlockFormat { element, block_size, scale_rule } = self.format;
+        let mut unpacked = vec![0; self.values.len()];
+        let blocks = self.values.chunks(block_size).zip(unpacked.chunks_mut(block_size));
+        for ((block, codes), scale) in blocks.zip(&mut self.scales) {
+            *scale = quantize_block_with(block, element, scale_rule, self.ties, codes);
+        }
+        codes.copy_from_slice(&pack(&unpacked, element.bits()));
     }
 }
 
@@ -121,7 +139,7 @@ mod tests {
                 values[2] = if length == 75 { f32::NAN } else { values[2] };
                 let tensor = MxTensor::quantize(&values, &[3, length], 1, format).unwrap();
                 let expected = tensor.dequantize();
-                let mut quantizer = RowQuantizer::new(length, format).unwrap();
+                let mut quantizer = RowQuantizer::new(length, format, Ties::Even).unwrap();
                 let mut dequantizer = RowDequantizer::new(length, format).unwrap();
                 let (mut codes, mut scales) =
                     (vec![0; tensor.packed_codes().len() / 3], vec![0; tensor.scales().len() / 3]);
@@ -140,6 +158,6 @@ mod tests {
             }
         }
         let none = BlockFormat { block_size: 0, ..ElementFormat::ALL[0].into() };
-        assert!(RowQuantizer::new(3, none).is_err() && RowDequantizer::new(3, none).is_err());
+        assert!(RowQuantizer::new(3, none, Ties::Even).is_err() && RowDequantizer::new(3, none).is_err());
     }
 }

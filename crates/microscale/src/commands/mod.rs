@@ -1,6 +1,8 @@
 //! One file per subcommand.
 
 pub(crate) mod bench;
+pub(crate) mod compare;
+pub(crate) mod conform;
 pub(crate) mod dequantize;
 pub(crate) mod doctor;
 pub(crate) mod eval;

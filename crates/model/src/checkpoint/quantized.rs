@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use microscale_formats::{E8M0, ElementFormat};
-use microscale_tensor::{MxTensor, WeightMatrix};
+use microscale_formats::E8M0;
+use microscale_tensor::{BlockFormat, MxTensor, WeightMatrix};
 use rayon::prelude::*;
 
 use super::{Checkpoint, Entry};
@@ -90,27 +90,26 @@ impl Checkpoint {
     /// A weight format, block size or scale rule other than the stored one.
     pub fn check_recipe(&self, recipe: &Recipe) -> Result<(), Error> {
         let Some(stored) = self.quantization().map(|quantization| &quantization.recipe) else { return Ok(()) };
-        let name = |format: Option<ElementFormat>| format.map_or("bf16", ElementFormat::name);
         let weights = [Role::ProjectionWeight, Role::MlpWeight, Role::HeadWeight];
-        let difference = weights.into_iter().find(|&role| stored.format(role) != recipe.format(role));
-        let [what, held, asked] = if let Some(role) = difference {
-            [role.key(), name(stored.format(role)), name(recipe.format(role))].map(str::to_owned)
-        } else if stored.block_size != recipe.block_size {
-            [
-                "weights".to_owned(),
-                format!("blocks of {}", stored.block_size),
-                format!("blocks of {}", recipe.block_size),
-            ]
-        } else if stored.scale_rule != recipe.scale_rule {
-            let rule = |recipe: &Recipe| format!("scale rule {}", recipe.scale_rule.name());
-            ["weights".to_owned(), rule(stored), rule(recipe)]
-        } else {
+        let formats = weights.map(|role| (role, block_format(stored, role), block_format(recipe, role)));
+        let Some((role, held, asked)) = formats.into_iter().find(|(_, held, asked)| held != asked) else {
             return Ok(());
         };
+        let say = |format: Option<BlockFormat>| match format {
+            None => "bf16".to_owned(),
+            Some(BlockFormat { element, block_size, scale_rule }) => {
+                format!("{element} (blocks of {block_size}, scale rule {})", scale_rule.name())
+            }
+        };
         let reason = format!(
-            "{} holds {what} in {held}, recipe {} asks for {asked}; choose a recipe whose weights are those of {}, or \
-             quantize the original anew",
-            self.name, recipe.name, stored.name
+            "{} holds {} in {}, recipe {} asks for {}; choose a recipe whose weights are those of {}, or quantize the \
+             original anew",
+            self.name,
+            role.key(),
+            say(held),
+            recipe.name,
+            say(asked),
+            stored.name
         );
         Err(Error::Recipe { reason })
     }

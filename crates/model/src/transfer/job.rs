@@ -1,10 +1,10 @@
 //! One tensor's way from a file into another: which bytes, and what becomes of them, row by row.
 
-use half::f16;
 use microscale_formats::{E8M0, round_to_bf16, unpack};
 use microscale_tensor::{RowDequantizer, RowQuantizer};
 use safetensors::Dtype;
 
+use crate::convert::widen;
 use crate::native::PackedTensor;
 
 /// Bytes that one piece of work reads or writes, whichever is more. Small enough for a cache, large enough that the
@@ -120,7 +120,7 @@ fn quantize(
     scales: &mut [u8],
 ) -> Result<usize, microscale_tensor::Error> {
     let (columns, packed) = (to.shape[1], PackedTensor { unpacked: false, ..to.clone() });
-    let mut quantizer = RowQuantizer::new(columns, to.format)?;
+    let mut quantizer = RowQuantizer::new(columns, to.format, to.ties)?;
     let mut row_codes = vec![0; packed.code_bytes()];
     let scale_rows = scales.chunks_exact_mut(to.blocks());
     let code_rows = codes.chunks_exact_mut(to.code_bytes());
@@ -137,27 +137,6 @@ fn quantize(
         }
     }
     Ok(scales.iter().filter(|&&scale| E8M0(scale) == E8M0::NAN).count())
-}
-
-/// Little-endian values of a float type at their own value.
-fn widen(bytes: &[u8], from: Dtype, to: &mut [f32]) {
-    match from {
-        Dtype::BF16 => {
-            for (to, x) in to.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *to = f32::from_bits(u32::from(u16::from_le_bytes(*x)) << 16);
-            }
-        }
-        Dtype::F16 => {
-            for (to, x) in to.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *to = f16::from_le_bytes(*x).to_f32();
-            }
-        }
-        _ => {
-            for (to, x) in to.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *to = f32::from_le_bytes(*x);
-            }
-        }
-    }
 }
 
 /// Values rounded to bf16; answers how many of those are not finite.

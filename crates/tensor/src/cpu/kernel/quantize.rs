@@ -18,6 +18,7 @@ const HIGH: u32 = 0xFFFF_0000;
 #[derive(Clone, Copy)]
 pub(crate) struct Quantizer {
     format: BlockFormat,
+    /// What a number's exponent field is less its scale's byte, for powers of two.
     emax: i32,
     /// Exponent field of the smallest normal number, in place.
     min_exponent: u32,
@@ -35,9 +36,10 @@ pub(crate) struct Quantizer {
 impl Quantizer {
     pub(crate) fn new(format: BlockFormat) -> Quantizer {
         let element = format.element;
+        let format = BlockFormat { scale_rule: format.scale_rule.for_format(element), ..format };
         Quantizer {
             format,
-            emax: element.emax(),
+            emax: 127 - i32::from(format.scale_rule.scale_of_max(1.0, element).0),
             min_exponent: ((1 - element.bias() + 127) as u32) << 23,
             magic: f32::from_bits((23 - element.mantissa_bits() + 127) << 23),
             max: element.max(),
