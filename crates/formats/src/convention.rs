@@ -44,7 +44,8 @@ const fn of(
 }
 
 impl Convention {
-    /// All that are known. "Compared" means that `tests/conventions.txt` has that tool's own output.
+    /// All that are known. "Compared" means that the tool's own output is in `tests/conventions.txt`, or (TorchMX,
+    /// microxcaling) among the vectors of the tensor crate.
     pub const ALL: [Convention; 16] = [
         of("ocp", ScaleRule::Floor, Ties::Even, &ElementFormat::ALL, "OCP MX 1.0, section 6.3; TorchMX; compared"),
         of("torchao-floor", ScaleRule::Floor, Ties::Even, FLOATS, TORCHAO).but(TORCHAO_DEVIATIONS),
@@ -73,7 +74,14 @@ impl Convention {
             "AMD Quark 0.13, scale_calculation_mode even; scales compared",
         )
         .but("a block of zeros has another scale than byte 0"),
-        of("compressed-tensors", ScaleRule::Even, Ties::Even, FP4, "compressed-tensors, MXFP4; by its source"),
+        of(
+            "compressed-tensors",
+            ScaleRule::Even,
+            Ties::Even,
+            &[E2M3, E2M1],
+            "compressed-tensors 0.20, generate_mx_scales and casts; compared",
+        )
+        .but("MXFP8 rounds the largest value to one fraction bit, which is rceil but for a largest value of 448·2^e"),
         of("modelopt", ScaleRule::Rceil, Ties::Zero, FP4, "NVIDIA ModelOpt 0.47, MXFP4QTensor; compared")
             .but("zeros have the code of -0"),
         of(

@@ -1,6 +1,6 @@
 """Writes conventions.txt: what other tools make of some blocks. Run by hand, with whichever of the packages are there:
 
-    python conventions.py torchao modelopt quark mlx gguf > conventions.txt
+    python conventions.py torchao modelopt quark compressed_tensors mlx gguf > conventions.txt
 
 A line is: convention, format, 32 bf16 values, byte of the scale, 32 codes (all hexadecimal; no codes where only the scale
 was to be had). The conventions of MLX up to 0.31 come from a run with that version.
@@ -95,6 +95,24 @@ def quark(values):
     for name in widths:
         scales = scope["even_round"](torch.from_numpy(np.abs(values).max(-1)), name).log2().numpy() + 127
         emit("quark", "fp4_e2m1" if name == "fp4" else name, values, scales)
+
+
+def compressed_tensors(values):
+    import torch
+    from compressed_tensors.quantization.quant_args import FP4_E2M1_DATA, FP6_E2M3_DATA
+    from compressed_tensors.quantization.utils.mxfp_utils import generate_mx_scales
+
+    for name, bits, cast, step in (
+        ("fp4_e2m1", 4, FP4_E2M1_DATA.cast_to_fp4, 1),
+        ("fp6_e2m3", 6, FP6_E2M3_DATA.cast_to_fp6, 3),
+    ):
+        scales = generate_mx_scales(torch.from_numpy(np.abs(values).max(-1)), bits).numpy()
+        scaled = torch.from_numpy(values / 2.0 ** (scales[:, None] - 127)).clamp(-8 + 2 * 0.5**step, 8 - 2 * 0.5**step)
+        made = cast(scaled.float()).numpy()
+        half = 1 << step
+        numbers = [k / half for k in range(half)] + [(1 + k / half) * 2**e for e in range(3) for k in range(half)]
+        codes = [[numbers.index(abs(x)) | int(np.signbit(x)) << (bits - 1) for x in row] for row in made]
+        emit("compressed-tensors", name, values, scales, codes)
 
 
 def mlx(values):

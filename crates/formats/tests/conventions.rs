@@ -27,5 +27,5 @@ fn conventions_are_the_tools_own() {
         }
         *compared.entry(name).or_default() += 1;
     }
-    assert_eq!(compared.len(), 11, "{compared:?}");
+    assert_eq!(compared.len(), 12, "{compared:?}");
 }

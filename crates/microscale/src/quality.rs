@@ -4,11 +4,11 @@ use comfy_table::{CellAlignment, Table, presets};
 use microscale_model::{TensorReport, WorstBlock};
 use serde_json::{Value, json};
 
-/// A table without lines; all columns but the first stand right.
-pub(crate) fn plain(heads: &[&str]) -> Table {
+/// A table without lines, whose first `texts` columns stand left and whose numbers stand right.
+pub(crate) fn plain(heads: &[&str], texts: usize) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(heads);
-    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table.column_iter_mut().skip(texts).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn json_decibels(db: f64) -> Value {
 
 pub(crate) fn table(tensors: &[TensorReport]) -> String {
     let mut table =
-        plain(&["TENSOR", "FORMAT", "RULE", "SQNR dB", "CLIPPED %", "NOT FINITE", "WORST BLOCKS (row:block dB)"]);
+        plain(&["TENSOR", "FORMAT", "RULE", "SQNR dB", "CLIPPED %", "NOT FINITE", "WORST BLOCKS (row:block dB)"], 3);
     for tensor in tensors {
         let worst = tensor.worst.iter().map(|w| format!("{}:{} {}", w.row, w.block, decibels(w.sqnr_db)));
         table.add_row([

@@ -51,7 +51,7 @@ fn text(found: &Comparison) -> String {
     if different.is_empty() {
         return format!("same: {} tensors\n", found.tensors.len());
     }
-    let mut table = plain(&["TENSOR", "A", "B", "VALUES", "CODES", "SCALES", "MAX |A-B|", "SQNR dB"]);
+    let mut table = plain(&["TENSOR", "A", "B", "VALUES", "CODES", "SCALES", "MAX |A-B|", "SQNR dB"], 3);
     for tensor in &different {
         let [a, b] = tensor.stored.clone().map(|stored| stored.unwrap_or_else(|| "missing".to_owned()));
         let dash = || "-".to_owned();

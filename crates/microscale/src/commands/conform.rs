@@ -40,7 +40,7 @@ fn list(as_json: bool) -> String {
         let all: Vec<Value> = Convention::ALL.iter().map(about).collect();
         return format!("{:#}\n", json!({"conventions": all}));
     }
-    let mut table = plain(&["NAME", "SCALE RULE", "TIES", "FORMATS", "TOOL"]);
+    let mut table = plain(&["NAME", "SCALE RULE", "TIES", "FORMATS", "TOOL"], 5);
     for c in &Convention::ALL {
         table.add_row([c.name, c.scale_rule.name(), c.ties.name(), &formats(c).join(" "), c.tool]);
     }
@@ -134,7 +134,7 @@ fn json_of(c: &Convention, element: ElementFormat) -> Value {
 }
 
 fn differences(found: &[ConventionDifference], [a, b]: [&Convention; 2], element: ElementFormat) -> String {
-    let mut table = plain(&["TENSOR", "SCALES", "OF", "CODES", "OF"]);
+    let mut table = plain(&["TENSOR", "SCALES", "OF", "CODES", "OF"], 1);
     let sum = |count: fn(&ConventionDifference) -> usize| found.iter().map(count).sum();
     let total = ConventionDifference {
         name: "all".to_owned(),
