@@ -4,7 +4,7 @@ use libfuzzer_sys::fuzz_target;
 use microscale_model::{Contents, compare};
 use serde_json::json;
 
-/// A file with a matrix of 2 · 33 codes of 6 bits, and the input as its description.
+// A file with a matrix of 2 · 33 codes of 6 bits, and the input as its description.
 fuzz_target!(|text: &str| {
     let notes = json!({
         "microscale.layout": "1",
