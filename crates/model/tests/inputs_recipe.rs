@@ -96,7 +96,7 @@ fn errors_suggest_the_nearest_name() {
         ("vlaue=fp6", "did you mean \"value\"?"),
         (
             "rule=flor",
-            "unknown scale rule \"flor\" in rule of recipe \"rule=flor\"; did you mean \"floor\"? known: floor, ceil, rceil, even, mse",
+            "unknown scale rule \"flor\" in rule of recipe \"rule=flor\"; did you mean \"floor\"? known: floor, ceil, rceil, even, rfloor, rnearest, mse, auto",
         ),
         ("value-blocks=sequenc", "did you mean \"sequence\"?"),
         ("block=0", "block size 0 in block of recipe \"block=0\"; expected a whole number from 1 to 4096"),
