@@ -5,7 +5,7 @@
 mod companions;
 mod expected;
 mod quantized;
-mod shards;
+pub(crate) mod shards;
 mod special;
 
 use std::collections::BTreeMap;
@@ -20,6 +20,8 @@ use sha2::{Digest, Sha256};
 
 use crate::weights_file::WeightsFile;
 use crate::{Config, Error, Recipe, TensorSource, Tokenizer, convert};
+pub use companions::is_companion;
+pub(crate) use companions::read as read_companions;
 use expected::Expected;
 pub(crate) use expected::{EMBEDDING, HEAD};
 pub use quantized::Quantization;
@@ -45,11 +47,12 @@ pub struct Checkpoint {
 }
 
 /// Where a tensor is.
-#[derive(Clone)]
-pub(crate) struct Entry {
+#[derive(Clone, Debug)]
+pub struct Entry {
     /// Index into the checkpoint's files.
-    pub(crate) file: usize,
-    pub(crate) info: safetensors::tensor::TensorInfo,
+    pub file: usize,
+    /// What its header says: type, shape, place.
+    pub info: safetensors::tensor::TensorInfo,
 }
 
 /// What a file's header says of a tensor.
@@ -265,6 +268,11 @@ impl Checkpoint {
     /// Where every tensor of the files is, by name.
     pub(crate) fn entries(&self) -> &BTreeMap<String, Entry> {
         &self.tensors
+    }
+
+    /// Its origin, its files, and where every tensor is among them.
+    pub(crate) fn into_parts(self) -> (PathBuf, Vec<WeightsFile>, BTreeMap<String, Entry>) {
+        (self.origin, self.files, self.tensors)
     }
 
     /// The bytes of `config.json`.

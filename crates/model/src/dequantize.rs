@@ -51,15 +51,15 @@ pub fn dequantize_model(
         source.entries().keys().filter_map(|name| Some((name.clone(), source.packed(name)?.clone()))).collect();
     let mut jobs = jobs(source.files(), source.entries(), &packed, to);
     jobs.sort_by_key(|job| (job.inputs[0].file, job.inputs[0].offset));
-    let header = Header { notes: None, kept: native::foreign(&source.files()[0]) };
+    let header = Header { notes: None, kept: native::foreign_notes(&source.files()[0]) };
     let mut companions = source.companions()?;
     if source.config().tie_word_embeddings && packed.contains_key(HEAD) {
         companions.iter_mut().filter(|(name, _)| name == "config.json").for_each(|(_, bytes)| *bytes = untied(bytes));
     }
     let transfer = Transfer {
-        files: source.files(),
+        files: source.files().iter().map(WeightsFile::file).collect(),
         config: Some(source.config_bytes()),
-        layout: Layout::of_model(&jobs, options.shard_size, header),
+        layout: Layout::of_model(&jobs, options.shard_size, Box::new(header)),
         jobs,
         companions,
         target: Target::Directory(output.to_owned()),
@@ -83,7 +83,7 @@ pub fn dequantize_file(
     let entries = sorted(&files[0]).into_iter().map(|(name, info)| (name, Entry { file: 0, info })).collect();
     let mut jobs = jobs(&files, &entries, &notes.tensors, to);
     jobs.sort_by_key(|job| job.inputs[0].offset);
-    let header = Header { notes: None, kept: native::foreign(&files[0]) };
+    let header = Header { notes: None, kept: native::foreign_notes(&files[0]) };
     to_file(&files, jobs, header, output, progress)
 }
 

@@ -5,8 +5,10 @@ mod config;
 mod convert;
 mod dequantize;
 mod error;
+mod folder;
 mod generate;
 mod llama;
+mod mapped_file;
 mod measure;
 mod native;
 mod packed;
@@ -18,21 +20,23 @@ mod score;
 mod scorer;
 mod shapes;
 mod tokenizer;
-mod transfer;
+pub mod transfer;
 mod weights;
 mod weights_file;
 
-pub use checkpoint::{Checkpoint, Quantization, TensorInfo};
+pub use checkpoint::{Checkpoint, Entry, Quantization, TensorInfo, is_companion};
 pub use config::{Architecture, Config};
 pub use dequantize::{Float, dequantize_file, dequantize_model};
 pub use error::Error;
+pub use folder::Folder;
 pub use generate::{End, Generation, check_prompt};
 pub use llama::{Batch, KeyValueCache, Llama};
+pub use mapped_file::MappedFile;
 pub use measure::{
     Comparison, Contents, ConventionDifference, Difference, TensorComparison, TensorReport, WorstBlock, compare,
     differ, report,
 };
-pub use native::PackedTensor;
+pub use native::{Notes, PackedTensor, foreign_notes, scale_name};
 pub use packed::PackedSize;
 pub use quantize::{FileQuantization, ModelOutput, quantize_file, quantize_model};
 pub use random::RandomWeights;
@@ -45,3 +49,4 @@ pub use shapes::Shape;
 pub use tokenizer::{TextStream, Tokenizer};
 pub use transfer::{Ending, OnProgress, Progress, Transferred, partial_path};
 pub use weights::{Ends, Layer, LayerSource, Projection, Reader, Resident, TensorSource};
+pub use weights_file::WeightsFile;

@@ -53,12 +53,15 @@ impl PackedTensor {
     }
 
     /// How codes are declared. Python's safetensors knows no types of 4 or 6 bits, so all but integers are plain bytes.
-    pub(crate) fn code_dtype(&self) -> Dtype {
+    pub fn code_dtype(&self) -> Dtype {
         if self.format.element == INT8 { Dtype::I8 } else { Dtype::U8 }
     }
 
-    /// Whether the header's entries for codes and scales are those of this tensor; else what is wrong.
-    pub(crate) fn check(&self, codes: Option<&TensorInfo>, scales: Option<&TensorInfo>) -> Result<(), String> {
+    /// Whether the header's entries for codes and scales are those of this tensor.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check(&self, codes: Option<&TensorInfo>, scales: Option<&TensorInfo>) -> Result<(), String> {
         let rows = self.shape[0];
         let parts =
             [("codes", codes, self.code_dtype(), self.code_bytes()), ("scales", scales, Dtype::U8, self.blocks())];
@@ -81,23 +84,23 @@ impl std::fmt::Display for PackedTensor {
 }
 
 /// The name of the scales of a tensor.
-pub(crate) fn scale_name(tensor: &str) -> String {
+pub fn scale_name(tensor: &str) -> String {
     format!("{tensor}_scale")
 }
 
 /// What the notes of a file in this layout say.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Notes {
+pub struct Notes {
     /// What was quantized, by name.
-    pub(crate) source: String,
+    pub source: String,
     /// Its hash in hexadecimal: [`Checkpoint::hash`](crate::Checkpoint::hash) of a model, the SHA-256 of a file.
-    pub(crate) source_sha256: String,
+    pub source_sha256: String,
     /// Version of this program that did it.
-    pub(crate) version: String,
+    pub version: String,
     /// The recipe of a model.
-    pub(crate) recipe: Option<Recipe>,
+    pub recipe: Option<Recipe>,
     /// The quantized tensors of this file.
-    pub(crate) tensors: BTreeMap<String, PackedTensor>,
+    pub tensors: BTreeMap<String, PackedTensor>,
 }
 
 /// A [`PackedTensor`] as the notes write it.
@@ -119,7 +122,7 @@ impl Notes {
     ///
     /// # Errors
     /// Another version of the layout; notes that are incomplete or malformed.
-    pub(crate) fn read(file: &WeightsFile) -> Result<Option<Notes>, Error> {
+    pub fn read(file: &WeightsFile) -> Result<Option<Notes>, Error> {
         let Some(notes) = file.notes() else { return Ok(None) };
         let Some(layout) = notes.get(KEY_LAYOUT) else { return Ok(None) };
         let fail = |reason: String| Error::checkpoint(file.path(), reason);
@@ -162,7 +165,7 @@ impl Notes {
     }
 
     /// The notes of a file that holds those of the tensors that `here` says.
-    pub(crate) fn write(&self, here: impl Fn(&str) -> bool) -> Map<String, Value> {
+    pub fn write(&self, here: impl Fn(&str) -> bool) -> Map<String, Value> {
         let tensors = self.tensors.iter().filter(|(name, _)| here(name));
         let tensors: Map<String, Value> = tensors.map(|(name, tensor)| (name.clone(), entry(tensor))).collect();
         let mut notes = Map::new();
@@ -192,7 +195,7 @@ pub(crate) fn source_sha256(file: &WeightsFile) -> Option<&str> {
 }
 
 /// What a file's metadata says that is not this layout's.
-pub(crate) fn foreign(file: &WeightsFile) -> BTreeMap<String, String> {
+pub fn foreign_notes(file: &WeightsFile) -> BTreeMap<String, String> {
     let all = file.notes().into_iter().flatten();
     all.filter(|(key, _)| !key.starts_with(PREFIX)).map(|(key, text)| (key.clone(), text.clone())).collect()
 }

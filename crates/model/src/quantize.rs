@@ -81,11 +81,11 @@ pub fn quantize_model(
         recipe: Some(recipe.clone()),
         tensors,
     };
-    let header = Header { notes: Some(notes), kept: native::foreign(&source.files()[0]) };
+    let header = Header { notes: Some(notes), kept: native::foreign_notes(&source.files()[0]) };
     let transfer = Transfer {
-        files: source.files(),
+        files: source.files().iter().map(WeightsFile::file).collect(),
         config: Some(source.config_bytes()),
-        layout: Layout::of_model(&jobs, options.shard_size, header),
+        layout: Layout::of_model(&jobs, options.shard_size, Box::new(header)),
         jobs,
         companions: source.companions()?,
         target: Target::Directory(output.to_owned()),
@@ -138,7 +138,7 @@ pub fn quantize_file(
         recipe: None,
         tensors,
     };
-    let header = Header { notes: Some(notes), kept: native::foreign(&files[0]) };
+    let header = Header { notes: Some(notes), kept: native::foreign_notes(&files[0]) };
     to_file(&files, jobs, header, output, progress)
 }
 
@@ -152,9 +152,9 @@ pub(crate) fn to_file(
 ) -> Result<Transferred, Error> {
     let name = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let transfer = Transfer {
-        files,
+        files: files.iter().map(WeightsFile::file).collect(),
         config: None,
-        layout: Layout::of_file(&jobs, name, header),
+        layout: Layout::of_file(&jobs, name, Box::new(header)),
         jobs,
         companions: Vec::new(),
         target: Target::File(output.to_owned()),

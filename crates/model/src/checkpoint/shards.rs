@@ -14,10 +14,10 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Weight files, and where each tensor is among them.
-pub(super) type Weights = (Vec<WeightsFile>, BTreeMap<String, Entry>);
+pub(crate) type Weights = (Vec<WeightsFile>, BTreeMap<String, Entry>);
 
 /// Opens the weight files of `directory`; a single file comes before an index, as in transformers.
-pub(super) fn open(directory: &Path) -> Result<Weights, Error> {
+pub(crate) fn open(directory: &Path) -> Result<Weights, Error> {
     let (single_path, index) = (directory.join(SINGLE), directory.join(INDEX));
     if single_path.exists() {
         return Ok(single(WeightsFile::open(single_path)?));

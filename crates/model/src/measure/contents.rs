@@ -115,7 +115,7 @@ impl<'a> Stored<'a> {
     /// Some of those bytes.
     pub(super) fn bytes(&self, range: &Range<usize>) -> &'a [u8] {
         let file = &self.files[self.entry.file];
-        file.stretch(file.offset(&self.entry.info) + range.start, range.len())
+        file.file().stretch(file.offset(&self.entry.info) + range.start, range.len())
     }
 
     /// Gives the memory of [`bytes`](Self::bytes) back.
@@ -129,7 +129,7 @@ impl<'a> Stored<'a> {
         let (packed, scales) = self.quantized?;
         let rows = |entry: &Entry, width| {
             let file = &self.files[entry.file];
-            file.stretch(file.offset(&entry.info) + rows.start * width, rows.len() * width)
+            file.file().stretch(file.offset(&entry.info) + rows.start * width, rows.len() * width)
         };
         Some([rows(self.entry, packed.code_bytes()), rows(scales, packed.blocks())])
     }
@@ -151,7 +151,7 @@ impl<'a> Stored<'a> {
         } else {
             let width = columns * self.entry.info.dtype.bitsize() / 8;
             let offset = file.offset(&self.entry.info) + rows.start * width;
-            convert::widen(file.stretch(offset, rows.len() * width), self.entry.info.dtype, &mut values);
+            convert::widen(file.file().stretch(offset, rows.len() * width), self.entry.info.dtype, &mut values);
         }
         Ok(values)
     }

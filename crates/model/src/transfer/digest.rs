@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
+use crate::MappedFile;
 use crate::checkpoint::{Sha256Digest, hash_of, hexadecimal};
-use crate::weights_file::WeightsFile;
 
 /// Bytes in memory at a time, and between two digests: a multiple.
 const CHUNK: usize = 4 << 20;
@@ -16,13 +16,13 @@ const STRETCH: usize = 8 * CHUNK;
 
 /// The files of a source, each hashed up to some length.
 pub(super) struct SourceDigest<'a> {
-    files: &'a [WeightsFile],
+    files: Vec<&'a MappedFile>,
     states: Vec<Mutex<(Sha256, usize)>>,
 }
 
 impl<'a> SourceDigest<'a> {
-    pub(super) fn new(files: &'a [WeightsFile]) -> SourceDigest<'a> {
-        SourceDigest { files, states: files.iter().map(|_| Mutex::new((Sha256::new(), 0))).collect() }
+    pub(super) fn new(files: &[&'a MappedFile]) -> SourceDigest<'a> {
+        SourceDigest { files: files.to_vec(), states: files.iter().map(|_| Mutex::new((Sha256::new(), 0))).collect() }
     }
 
     /// Hashes a file up to `end`, and calls `each` with the length hashed and its digest after every stretch; that it
@@ -33,7 +33,7 @@ impl<'a> SourceDigest<'a> {
         while *position < end {
             let length = CHUNK.min(end - *position);
             sha256.update(self.files[file].stretch(*position, length));
-            self.files[file].release_range(*position, length);
+            self.files[file].release(*position, length);
             *position += length;
             let noted = position.is_multiple_of(STRETCH) || *position == end;
             if noted && !each(*position, sha256.clone().finalize().into()) {

@@ -45,9 +45,9 @@ impl Transfer<'_> {
         let Some(hash) = claimed else { return false };
         let same =
             files.iter().zip(0..).all(|(file, shard)| file.bytes().starts_with(&self.layout.header(shard, &hash)));
-        let digest = SourceDigest::new(self.files);
+        let digest = SourceDigest::new(&self.files);
         same && {
-            (0..self.files.len()).for_each(|file| digest.advance(file, self.files[file].len(), |_, _| true));
+            (0..self.files.len()).for_each(|file| digest.advance(file, self.files[file].bytes().len(), |_, _| true));
             digest.whole(self.config) == hash
         }
     }

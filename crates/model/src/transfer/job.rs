@@ -1,5 +1,7 @@
 //! One tensor's way from a file into another: which bytes, and what becomes of them, row by row.
 
+use std::sync::Arc;
+
 use microscale_formats::{E8M0, round_to_bf16, unpack};
 use microscale_tensor::{RowDequantizer, RowQuantizer};
 use safetensors::Dtype;
@@ -14,43 +16,51 @@ const SLICE: usize = 4 << 20;
 /// A tensor (or, of a quantized one, codes and scales) that becomes one or two others. All are cut into the same
 /// number of rows, and a row of the outputs follows from that row of the inputs.
 #[derive(Clone, Debug)]
-pub(crate) struct Job {
+pub struct Job {
     /// The tensor as errors and reports name it.
-    pub(crate) name: String,
-    pub(crate) inputs: Vec<Input>,
-    pub(crate) outputs: Vec<Output>,
-    pub(crate) rows: usize,
-    pub(crate) transform: Transform,
+    pub name: String,
+    /// What it reads: at least one.
+    pub inputs: Vec<Input>,
+    /// What it writes: one or two.
+    pub outputs: Vec<Output>,
+    /// Into how many rows all of them are cut.
+    pub rows: usize,
+    /// What becomes of a row.
+    pub transform: Transform,
 }
 
 /// Where the rows are that a job reads.
 #[derive(Clone, Debug)]
-pub(crate) struct Input {
+pub struct Input {
     /// Index of the source's file.
-    pub(crate) file: usize,
+    pub file: usize,
     /// Offset of the first row in it.
-    pub(crate) offset: usize,
-    pub(crate) row_bytes: usize,
+    pub offset: usize,
+    /// Bytes of a row; the next follows at once.
+    pub row_bytes: usize,
 }
 
 /// A tensor that a job writes.
 #[derive(Clone, Debug)]
-pub(crate) struct Output {
-    pub(crate) name: String,
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<usize>,
+pub struct Output {
+    /// Its name in the file.
+    pub name: String,
+    /// Its type as the header has it, or one of the same width.
+    pub dtype: Dtype,
+    /// Sizes, slowest first.
+    pub shape: Vec<usize>,
 }
 
 impl Output {
     /// Bytes of the tensor.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
     }
 }
 
 /// What becomes of a row.
 #[derive(Clone, Debug)]
-pub(crate) enum Transform {
+pub enum Transform {
     /// The same bytes.
     Copy,
     /// A value, rounded to bf16.
@@ -61,10 +71,27 @@ pub(crate) enum Transform {
         from: Dtype,
         /// Whether they are rounded to bf16 first, as a model's are.
         round: bool,
+        /// What they become.
         to: PackedTensor,
     },
     /// Codes and scales: a row of values, bf16 or f32.
-    Dequantize { from: PackedTensor, to: Dtype },
+    Dequantize {
+        /// What the codes and scales are.
+        from: PackedTensor,
+        /// Type of the values.
+        to: Dtype,
+    },
+    /// Whatever else.
+    Rows(Arc<dyn RowTransform>),
+}
+
+/// A way of rows that is not this crate's. What [`Debug`] writes must tell it from any other.
+pub trait RowTransform: std::fmt::Debug + Send + Sync {
+    /// Turns `rows` rows, given as one stretch of bytes per input, into as many of each output.
+    ///
+    /// # Errors
+    /// What the output cannot hold or the input should not be.
+    fn apply(&self, rows: usize, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), String>;
 }
 
 impl Job {
@@ -86,19 +113,18 @@ impl Transform {
     /// (of a rounding) or blocks (of a quantization) among them are not finite.
     ///
     /// # Errors
-    /// A block size of 0.
-    pub(crate) fn apply(
-        &self,
-        rows: usize,
-        inputs: &[&[u8]],
-        outputs: &mut [&mut [u8]],
-    ) -> Result<usize, microscale_tensor::Error> {
+    /// A block size of 0; what another transform refuses.
+    pub(crate) fn apply(&self, rows: usize, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<usize, String> {
         match (self, inputs, outputs) {
             (Transform::Quantize { from, round, to }, [values], [codes, scales]) => {
-                quantize(rows, (values, *from, *round), to, codes, scales)
+                quantize(rows, (values, *from, *round), to, codes, scales).map_err(|e| e.to_string())
             }
             (Transform::Dequantize { from, to }, [codes, scales], [values]) => {
-                dequantize(rows, from, codes, scales, (values, *to))?;
+                dequantize(rows, from, codes, scales, (values, *to)).map_err(|e| e.to_string())?;
+                Ok(0)
+            }
+            (Transform::Rows(transform), inputs, outputs) => {
+                transform.apply(rows, inputs, outputs)?;
                 Ok(0)
             }
             (Transform::Round(from), [values], [rounded]) => Ok(round_values(values, *from, rounded)),

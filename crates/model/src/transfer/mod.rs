@@ -15,15 +15,14 @@ use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use crate::Error;
 use crate::checkpoint::hexadecimal;
-use crate::weights_file::WeightsFile;
+use crate::{Error, MappedFile};
 use digest::SourceDigest;
-pub(crate) use job::{Input, Job, Output, Transform};
-pub(crate) use partial::Target;
-pub use partial::partial_path;
+pub use job::{Input, Job, Output, RowTransform, Transform};
 use partial::{Partial, Record};
-pub(crate) use shards::{Header, Layout};
+pub use partial::{Target, partial_path};
+pub(crate) use shards::Header;
+pub use shards::{Container, Layout, Placed, safetensors_header};
 
 /// How far a transfer is, in bytes of the source.
 #[derive(Clone, Copy, Debug)]
@@ -68,17 +67,21 @@ pub struct Transferred {
 }
 
 /// Files to be made of files.
-pub(crate) struct Transfer<'a> {
-    pub(crate) files: &'a [WeightsFile],
+pub struct Transfer<'a> {
+    /// The source's files, which the jobs' inputs count.
+    pub files: Vec<&'a MappedFile>,
     /// The `config.json` of a model, which is part of its hash.
-    pub(crate) config: Option<&'a [u8]>,
-    pub(crate) jobs: Vec<Job>,
-    pub(crate) layout: Layout,
-    /// Small files to put beside, by name.
-    pub(crate) companions: Vec<(String, Vec<u8>)>,
-    pub(crate) target: Target,
+    pub config: Option<&'a [u8]>,
+    /// What becomes of the tensors.
+    pub jobs: Vec<Job>,
+    /// Where the outputs of these jobs go.
+    pub layout: Layout,
+    /// Small files to put beside, by name; not of a single file.
+    pub companions: Vec<(String, Vec<u8>)>,
+    /// Where the output goes.
+    pub target: Target,
     /// Whether values may be infinite or NaN.
-    pub(crate) allow_not_finite: bool,
+    pub allow_not_finite: bool,
 }
 
 /// Some rows of a job.
@@ -128,12 +131,12 @@ impl Transfer<'_> {
     /// # Errors
     /// An output that exists and is another's; a tensor that is not finite; what the system says of a write. After
     /// the last, what is done stays for the next run.
-    pub(crate) fn run(&self, progress: OnProgress<'_>) -> Result<Transferred, Error> {
+    pub fn run(&self, progress: OnProgress<'_>) -> Result<Transferred, Error> {
         if self.already_there()? {
             return Ok(self.transferred(Ending::AlreadyThere, 0, &BTreeMap::new()));
         }
         let (partial, record) = Partial::open(&self.target, &self.key(), &self.layout)?;
-        let digest = SourceDigest::new(self.files);
+        let digest = SourceDigest::new(&self.files);
         let slices = self.slices();
         let kept = self.trusted(record, &slices, &digest, &partial)?;
         let todo: Vec<usize> = (0..slices.len()).filter(|index| !kept.contains_key(index)).collect();
@@ -193,7 +196,7 @@ impl Transfer<'_> {
         loop {
             let index = shared.file.fetch_add(1, Ordering::Relaxed);
             let Some(file) = self.files.get(index) else { return };
-            shared.digest.advance(index, file.len(), |length, digest| {
+            shared.digest.advance(index, file.bytes().len(), |length, digest| {
                 if let Err(error) = shared.partial.note_digest(index, length, digest) {
                     shared.fail(error);
                 }
@@ -239,9 +242,9 @@ impl Transfer<'_> {
         }
         let mut outputs: Vec<&mut [u8]> = buffers[..widths.len()].iter_mut().map(Vec::as_mut_slice).collect();
         let not_finite =
-            job.transform.apply(rows, &inputs, &mut outputs).map_err(|e| self.tensor_error(job, e.to_string()))?;
+            job.transform.apply(rows, &inputs, &mut outputs).map_err(|reason| self.tensor_error(job, reason))?;
         for input in &job.inputs {
-            self.files[input.file].release_range(place(input), rows * input.row_bytes);
+            self.files[input.file].release(place(input), rows * input.row_bytes);
         }
         if not_finite > 0 && !self.allow_not_finite {
             return Err(self.not_finite(job));
@@ -265,7 +268,7 @@ impl Transfer<'_> {
         let count: usize = stretches
             .map(|(i, bytes)| {
                 let count = job::round_values(bytes, from, &mut rounded[..bytes.len() / width * 2]);
-                self.files[input.file].release_range(input.offset + i * STRETCH * width, bytes.len());
+                self.files[input.file].release(input.offset + i * STRETCH * width, bytes.len());
                 count
             })
             .sum();
@@ -305,7 +308,7 @@ impl Transfer<'_> {
     ) -> Result<BTreeMap<usize, usize>, Error> {
         let mut proven = vec![0; self.files.len()];
         for (&index, (length, expected)) in record.digests.iter().filter(|&(&index, _)| index < self.files.len()) {
-            digest.advance(index, (*length).min(self.files[index].len()), |_, _| true);
+            digest.advance(index, (*length).min(self.files[index].bytes().len()), |_, _| true);
             let (length, found) = digest.of(index);
             if hexadecimal(&found) != *expected {
                 partial.note_afresh()?;
@@ -341,7 +344,7 @@ impl Transfer<'_> {
         key.update(format!("{:?}", self.jobs));
         key.update(self.config.unwrap_or_default());
         key.update([u8::from(self.allow_not_finite)]); // or what one run allowed would slip through the next
-        self.files.iter().for_each(|file| key.update(file.len().to_le_bytes()));
+        self.files.iter().for_each(|file| key.update(file.bytes().len().to_le_bytes()));
         hexadecimal(&key.finalize().into())
     }
 
@@ -356,7 +359,7 @@ impl Transfer<'_> {
         });
         Transferred {
             ending,
-            bytes_read: self.files.iter().map(WeightsFile::len).sum(),
+            bytes_read: self.files.iter().map(|file| file.bytes().len()).sum(),
             bytes_written: self.layout.shards.iter().map(shards::Shard::bytes).sum(),
             bytes_resumed,
             quantized_values: values,

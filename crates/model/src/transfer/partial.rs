@@ -21,7 +21,7 @@ const JOURNAL: &str = "microscale.journal";
 
 /// Where the output goes.
 #[derive(Clone, Debug)]
-pub(crate) enum Target {
+pub enum Target {
     /// A folder of files.
     Directory(PathBuf),
     /// One file.
