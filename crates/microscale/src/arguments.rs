@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use microscale_exchange::Kind;
 use microscale_formats::{Convention, ElementFormat, ScaleRule, Ties};
 use regex::Regex;
 
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Compare(Compare),
     /// List what tools mean by MX (scale rule and ties), or show what one of them, or two, make of instructive blocks.
     Conform(Conform),
+    /// Write a quantized model as another program stores it, or as this one does, bit for bit.
+    Convert(Convert),
     /// List the recipes, or print one as TOML.
     Recipes(Recipes),
     /// Show what a checkpoint holds, and its packed size under each recipe.
@@ -255,6 +258,21 @@ pub(crate) struct Dequantize {
     pub(crate) writing: Writing,
 }
 
+#[derive(Args)]
+pub(crate) struct Convert {
+    /// A quantized model of any kind, told by its files: a folder, or a .gguf file. For --to gguf also a plain model: a
+    /// folder, hub id (owner/name) or "demo".
+    pub(crate) source: String,
+    /// What to write: compressed-tensors, quark, modelopt, mlx, gpt-oss, gguf, torchao or native.
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    pub(crate) to: Kind,
+    /// The directory to write, or of gguf the file.
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
+}
+
 /// How files of tensors are written.
 #[derive(Args)]
 pub(crate) struct Writing {
@@ -366,6 +384,11 @@ fn ties(name: &str) -> Result<Ties, String> {
 fn convention(name: &str) -> Result<&'static Convention, String> {
     let known = Convention::ALL.map(|c| c.name).join(", ");
     Convention::from_name(name).ok_or_else(|| format!("unknown convention; known: {known}"))
+}
+
+fn kind(name: &str) -> Result<Kind, String> {
+    let known = Kind::ALL.map(Kind::name).join(", ");
+    Kind::from_name(name).ok_or_else(|| format!("unknown kind; known: {known}"))
 }
 
 /// A number of bytes, with or without a unit.

@@ -43,6 +43,7 @@ pub mod demo;
 pub mod hub;
 
 pub use microscale_eval as eval;
+pub use microscale_exchange as exchange;
 pub use microscale_formats as formats;
 pub use microscale_model as model;
 pub use microscale_tensor as tensor;

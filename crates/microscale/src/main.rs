@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Logits(arguments) => commands::logits::run(&arguments),
         Command::Quantize(arguments) => commands::quantize::run(&arguments),
+        Command::Convert(arguments) => commands::convert::run(&arguments),
         Command::Dequantize(arguments) => commands::dequantize::run(&arguments),
         Command::Compare(arguments) => commands::compare::run(&arguments),
         Command::Conform(arguments) => commands::conform::run(&arguments),

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod conform;
+pub(crate) mod convert;
 pub(crate) mod dequantize;
 pub(crate) mod doctor;
 pub(crate) mod eval;
