@@ -20,22 +20,37 @@ pub struct Catalog {
 struct Candidate {
     task: String,
     definition: &'static Definition,
+    part: Part,
     /// Indices into the files: the records, in order of their shards.
     files: Vec<usize>,
 }
 
+/// What a data set of a task is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Its documents are scored.
+    Scored,
+    /// Its documents are examples before those that are scored.
+    Examples,
+}
+
 /// The authors' release, by file name. Two of the names are common ones, so a field of the first record must agree.
-const AUTHORS_FILES: [(&str, &str, Option<&str>); 6] = [
-    ("valid.jsonl", "piqa", Some("goal")),
-    ("ARC-Easy-Test.jsonl", "arc_easy", None),
-    ("ARC-Challenge-Test.jsonl", "arc_challenge", None),
-    ("hellaswag_val.jsonl", "hellaswag", None),
-    ("hellaswag_val.query-choices-gold.jsonl", "hellaswag", None),
-    ("dev.jsonl", "winogrande", Some("sentence")),
+const AUTHORS_FILES: [(&str, &str, Option<&str>, Part); 11] = [
+    ("valid.jsonl", "piqa", Some("goal"), Part::Scored),
+    ("ARC-Easy-Test.jsonl", "arc_easy", None, Part::Scored),
+    ("ARC-Challenge-Test.jsonl", "arc_challenge", None, Part::Scored),
+    ("hellaswag_val.jsonl", "hellaswag", None, Part::Scored),
+    ("hellaswag_val.query-choices-gold.jsonl", "hellaswag", None, Part::Scored),
+    ("dev.jsonl", "winogrande", Some("sentence"), Part::Scored),
+    ("train.jsonl", "piqa", Some("goal"), Part::Examples),
+    ("ARC-Easy-Train.jsonl", "arc_easy", None, Part::Examples),
+    ("ARC-Challenge-Train.jsonl", "arc_challenge", None, Part::Examples),
+    ("hellaswag_train.jsonl", "hellaswag", None, Part::Examples),
+    ("train_xl.jsonl", "winogrande", Some("sentence"), Part::Examples),
 ];
 
-/// Where PIQA's authors keep the labels, line by line.
-const PIQA_LABELS: &str = "valid-labels.lst";
+/// Where PIQA's authors keep the labels, line by line, of which file.
+const PIQA_LABELS: [(&str, &str); 2] = [("valid.jsonl", "valid-labels.lst"), ("train.jsonl", "train-labels.lst")];
 
 /// Configurations of WinoGrande that repeat the validation split of `winogrande_xl`.
 const OTHER_WINOGRANDE: [&str; 5] =
@@ -49,16 +64,19 @@ impl Catalog {
     pub fn discover(files: Files) -> Result<Self, Error> {
         let mut candidates: Vec<Candidate> = Vec::new();
         for (index, file) in files.list().iter().enumerate() {
-            let Some((task, definition)) = claim(file)? else {
+            let Some((task, definition, part)) = claim(file)? else {
                 continue;
             };
             let sibling = candidates.iter_mut().find(|candidate| {
                 let first = &files.list()[candidate.files[0]];
-                candidate.task == task && first.folders() == file.folders() && same_shards(first.name(), file.name())
+                candidate.task == task
+                    && candidate.part == part
+                    && first.folders() == file.folders()
+                    && same_shards(first.name(), file.name())
             });
             match sibling {
                 Some(candidate) => candidate.files.push(index),
-                None => candidates.push(Candidate { task, definition, files: vec![index] }),
+                None => candidates.push(Candidate { task, definition, part, files: vec![index] }),
             }
         }
         Ok(Catalog { files, candidates })
@@ -66,15 +84,12 @@ impl Catalog {
 
     /// The tasks found: the built-in ones in the order of the published table, then custom ones by name.
     pub fn names(&self) -> Vec<String> {
-        let found = |name: &str| self.candidates.iter().any(|candidate| candidate.task == name);
+        let scored = || self.candidates.iter().filter(|candidate| candidate.part == Part::Scored);
+        let found = |name: &str| scored().any(|candidate| candidate.task == name);
         let mut names: Vec<String> =
             BUILT_IN.iter().map(|task| task.name).filter(|name| found(name)).map(str::to_owned).collect();
-        let mut custom: Vec<String> = self
-            .candidates
-            .iter()
-            .map(|candidate| candidate.task.clone())
-            .filter(|name| !names.contains(name))
-            .collect();
+        let mut custom: Vec<String> =
+            scored().map(|candidate| candidate.task.clone()).filter(|name| !names.contains(name)).collect();
         custom.sort();
         custom.dedup();
         names.append(&mut custom);
@@ -86,18 +101,50 @@ impl Catalog {
     /// # Errors
     /// No file holds it, several data sets claim to be it, or a record is unusable; each with the file and line.
     pub fn load(&self, name: &str) -> Result<Task, Error> {
-        let claims: Vec<&Candidate> = self.candidates.iter().filter(|candidate| candidate.task == name).collect();
-        let candidate = match claims[..] {
-            [] => return Err(self.missing(name)),
-            [candidate] => candidate,
-            [first, second, ..] => {
-                return Err(Error::AmbiguousTask {
-                    task: name.to_owned(),
-                    first: self.label(first),
-                    second: self.label(second),
-                });
-            }
+        let candidate = self.candidate(name, Part::Scored)?.ok_or_else(|| self.missing(name))?;
+        let Read { documents, sources, sha256 } = self.read(candidate)?;
+        Ok(Task {
+            name: name.to_owned(),
+            definition: candidate.definition,
+            available: documents.len(),
+            documents,
+            sources,
+            sha256,
+            shots: 0,
+        })
+    }
+
+    /// Reads the documents that examples of the task called `name` are drawn from: its training split.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn examples(&self, name: &str) -> Result<Vec<Document>, Error> {
+        let Some(candidate) = self.candidate(name, Part::Examples)? else {
+            let authors = AUTHORS_FILES.iter().find(|(_, task, _, part)| *task == name && *part == Part::Examples);
+            let accepted = match authors {
+                Some((file, ..)) => format!("{file}, or train*.parquet or .jsonl in a folder of the task's name"),
+                None => "nothing: a task of one's own has no examples".to_owned(),
+            };
+            let task = format!("{name} (examples)");
+            return Err(Error::MissingTask { task, place: self.files.place().to_owned(), accepted });
         };
+        Ok(self.read(candidate)?.documents)
+    }
+
+    /// The one data set of a part of a task.
+    fn candidate(&self, name: &str, part: Part) -> Result<Option<&Candidate>, Error> {
+        let mut claims = self.candidates.iter().filter(|candidate| candidate.task == name && candidate.part == part);
+        match (claims.next(), claims.next()) {
+            (Some(first), Some(second)) => Err(Error::AmbiguousTask {
+                task: name.to_owned(),
+                first: self.label(first),
+                second: self.label(second),
+            }),
+            (found, _) => Ok(found),
+        }
+    }
+
+    fn read(&self, candidate: &Candidate) -> Result<Read, Error> {
         self.refuse_borrowed_name(candidate)?;
         self.refuse_missing_shards(candidate)?;
         let mut hash = Sha256::new();
@@ -122,14 +169,7 @@ impl Catalog {
                 })?);
             }
         }
-        Ok(Task {
-            name: name.to_owned(),
-            definition: candidate.definition,
-            available: documents.len(),
-            documents,
-            sources,
-            sha256: hex(&hash.finalize()),
-        })
+        Ok(Read { documents, sources, sha256: hex(&hash.finalize()) })
     }
 
     fn label(&self, candidate: &Candidate) -> String {
@@ -139,7 +179,7 @@ impl Catalog {
     /// The error for a task without data; a file of the right name but the wrong content is named in it.
     fn missing(&self, name: &str) -> Error {
         let definition = BUILT_IN.into_iter().find(|task| task.name == name);
-        let stray_name = AUTHORS_FILES.iter().find(|(_, task, _)| *task == name).map(|(file, ..)| (*file).to_owned());
+        let stray_name = AUTHORS_FILES.iter().find(|(_, task, ..)| *task == name).map(|(file, ..)| (*file).to_owned());
         let stray_name = stray_name.unwrap_or_else(|| format!("{name}.jsonl"));
         let stray = self.files.list().iter().find(|file| file.name() == stray_name);
         let mut accepted = match definition {
@@ -173,24 +213,31 @@ impl Catalog {
         }
     }
 
-    /// The labels file beside `valid.jsonl`, where file `index` is that.
+    /// The labels file beside PIQA's `valid.jsonl` or `train.jsonl`, where file `index` is that.
     fn piqa_labels(&self, index: usize) -> Result<Option<&File>, Error> {
         let file = &self.files.list()[index];
-        if file.name() != "valid.jsonl" {
+        let Some((_, labels)) = PIQA_LABELS.into_iter().find(|(name, _)| file.name() == *name) else {
             return Ok(None);
-        }
-        let beside = |other: &&File| other.name() == PIQA_LABELS && other.folders() == file.folders();
+        };
+        let beside = |other: &&File| other.name() == labels && other.folders() == file.folders();
         let found = self.files.list().iter().find(beside);
         if found.is_none() && !first_record(file)?.is_some_and(|record| record.has("label")) {
-            let reason = format!("the labels are missing; put {PIQA_LABELS} beside it");
+            let reason = format!("the labels are missing; put {labels} beside it");
             return Err(Error::File { file: file.label.clone(), reason });
         }
         Ok(found)
     }
 }
 
-/// Which task a file belongs to, if any.
-fn claim(file: &File) -> Result<Option<(String, &'static Definition)>, Error> {
+/// The documents of a data set.
+struct Read {
+    documents: Vec<Document>,
+    sources: Vec<String>,
+    sha256: String,
+}
+
+/// Which task a file belongs to, if any, and which part of it.
+fn claim(file: &File) -> Result<Option<(String, &'static Definition, Part)>, Error> {
     let name = file.name();
     let lower = name.to_ascii_lowercase();
     let Some((stem, extension)) = name.rsplit_once('.') else {
@@ -200,24 +247,30 @@ fn claim(file: &File) -> Result<Option<(String, &'static Definition)>, Error> {
     if !jsonl && !extension.eq_ignore_ascii_case("parquet") {
         return Ok(None);
     }
-    if let Some((_, task, field)) = AUTHORS_FILES.iter().find(|(authors, ..)| *authors == name) {
+    if let Some((_, task, field, part)) = AUTHORS_FILES.iter().find(|(authors, ..)| *authors == name) {
         let agrees = match field {
             Some(field) => !holds_other_than(file, field)?,
             None => true,
         };
         if agrees {
-            return Ok(built_in(task).map(|definition| (definition.name.to_owned(), definition)));
+            return Ok(built_in(task).map(|definition| (definition.name.to_owned(), definition, *part)));
         }
     }
     if let Some(definition) = BUILT_IN.into_iter().find(|definition| folders_name(file.folders(), definition.name)) {
         let ours = lower.starts_with(definition.config.split.name());
-        let other_split = ["test", "validation", "train"].iter().any(|split| lower.starts_with(split));
-        if ours || other_split {
-            return Ok(ours.then(|| (definition.name.to_owned(), definition)));
+        let named = |part| Some((definition.name.to_owned(), definition, part));
+        if ours {
+            return Ok(named(Part::Scored));
+        }
+        if lower.starts_with("train") {
+            return Ok(named(Part::Examples));
+        }
+        if lower.starts_with("test") || lower.starts_with("validation") {
+            return Ok(None);
         }
     }
     let custom = jsonl && first_record(file)?.is_some_and(|record| record.has("query") && record.has("choices"));
-    Ok(custom.then(|| (stem.to_owned(), &CUSTOM)))
+    Ok(custom.then(|| (stem.to_owned(), &CUSTOM, Part::Scored)))
 }
 
 fn built_in(name: &str) -> Option<&'static Definition> {

@@ -71,6 +71,14 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// The file of kept scores cannot be used.
+    #[error("store {path}: {reason}")]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// The model or its tokenizer failed.
     #[error(transparent)]
     Model(#[from] microscale_model::Error),

@@ -45,7 +45,7 @@ fn argmax(values: &[f64]) -> Option<usize> {
     best
 }
 
-/// A mean of zeros and ones with its standard error, both in 0..1.
+/// A mean with its standard error; of zeros and ones, both in 0..1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// The mean; NaN over nothing.
@@ -57,7 +57,11 @@ pub struct Estimate {
 impl Estimate {
     /// The mean and standard error of right and wrong answers.
     pub fn of(right: impl IntoIterator<Item = bool>) -> Self {
-        let scores: Vec<f64> = right.into_iter().map(|right| if right { 1.0 } else { 0.0 }).collect();
+        Self::of_numbers(&right.into_iter().map(|right| if right { 1.0 } else { 0.0 }).collect::<Vec<f64>>())
+    }
+
+    /// The mean and standard error of some numbers.
+    pub fn of_numbers(scores: &[f64]) -> Self {
         let n = scores.len() as f64;
         let mean = scores.iter().sum::<f64>() / n;
         // Summed as the harness does, so that the last digit agrees with its files.
@@ -81,8 +85,13 @@ pub struct TaskScore {
 impl TaskScore {
     /// Scores from the verdicts of the documents that were judged.
     pub fn of(definition: &Definition, verdicts: &[Verdict]) -> Self {
+        Self::by(definition.headline, verdicts)
+    }
+
+    /// The same for a task of this headline metric.
+    pub fn by(headline: Metric, verdicts: &[Verdict]) -> Self {
         let by = |metric: Metric| Estimate::of(verdicts.iter().map(|verdict| verdict.by(metric)));
-        let acc_norm = definition.metrics().contains(&Metric::AccNorm).then(|| by(Metric::AccNorm));
+        let acc_norm = (headline == Metric::AccNorm).then(|| by(Metric::AccNorm));
         TaskScore { n: verdicts.len(), acc: by(Metric::Acc), acc_norm }
     }
 

@@ -1,14 +1,12 @@
 //! The five tasks on their real data: requests, accuracies and tokens against other implementations.
 
-mod python_random;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use microscale_eval::python_random::Random;
 use microscale_eval::{Answer, Catalog, Document, Estimate, Files, Task};
 use microscale_model::Tokenizer;
 use microscale_testing::shared;
-use python_random::Random;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 

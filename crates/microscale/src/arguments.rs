@@ -25,6 +25,10 @@ pub(crate) enum Command {
     Table(Table),
     /// Evaluate one recipe and write lm-eval's results and samples files.
     Eval(Eval),
+    /// Say how well a model predicts a text: perplexity and bits per byte.
+    Perplexity(Perplexity),
+    /// Show, compare, export or delete the runs of the store.
+    Runs(Runs),
     /// Continue a text, each time with the most likely token.
     Generate(Generate),
     /// Measure tokens per second of prefill and decode, beside what the machine can do.
@@ -60,6 +64,19 @@ pub(crate) struct Table {
     pub(crate) tasks: Tasks,
     #[command(flatten)]
     pub(crate) scoring: Scoring,
+    #[command(flatten)]
+    pub(crate) keeping: Keeping,
+    /// A folder of lm-eval's results and samples that becomes a row, compared with the first; may be repeated.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) import: Vec<PathBuf>,
+    /// Columns after the formats, separated by commas: tasks, average, delta, interval, flips, p, tost, verdict, kl, kl99,
+    /// top1, gold. Default: tasks,average,delta,interval,verdict,kl. JSON and CSV have all, the divergences (kl, kl99,
+    /// top1) where one of these columns is asked for.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) columns: Vec<String>,
+    /// Percentage points of accuracy within which a row counts as equivalent to the first.
+    #[arg(long, value_name = "POINTS", default_value_t = 1.0, value_parser = positive)]
+    pub(crate) margin: f64,
     /// Form of the table.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
@@ -80,6 +97,8 @@ pub(crate) struct Eval {
     pub(crate) tasks: Tasks,
     #[command(flatten)]
     pub(crate) scoring: Scoring,
+    #[command(flatten)]
+    pub(crate) keeping: Keeping,
     /// Folder for results_<date>.json, in a folder named after the model.
     #[arg(long, value_name = "DIR")]
     pub(crate) output: PathBuf,
@@ -285,6 +304,77 @@ pub(crate) struct Writing {
 }
 
 #[derive(Args)]
+pub(crate) struct Perplexity {
+    /// A Hugging Face directory or hub id (owner/name), or "demo".
+    pub(crate) model: String,
+    /// The text, UTF-8.
+    pub(crate) file: PathBuf,
+    /// A preset's name, a .toml or .json file, or inline (proj=fp6/fp8,attn=fp6); may be repeated. bf16 comes first.
+    #[arg(long, value_name = "RECIPE")]
+    pub(crate) recipe: Vec<String>,
+    /// Tokens the model sees at most. Default: its own limit, at most 2048.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) window: Option<u32>,
+    /// Tokens predicted per window; fewer than the window has let every token but the first ones see at least the
+    /// difference. Default: as many as the window has, so that windows do not overlap.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) stride: Option<u32>,
+    #[command(flatten)]
+    pub(crate) scoring: Scoring,
+    #[command(flatten)]
+    pub(crate) keeping: Keeping,
+    /// Form of the report.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// Write the report to a file instead of standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Runs {
+    #[command(subcommand)]
+    pub(crate) action: RunsAction,
+    /// The store's file. Default: microscale/runs.sqlite in the user's data folder.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) store: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum RunsAction {
+    /// List all runs, the one used last first.
+    List,
+    /// Show a run's tasks and accuracies.
+    Show {
+        /// Its number.
+        run: i64,
+    },
+    /// Compare a run with another, document by document.
+    Compare {
+        /// The number of the run to compare with.
+        first: i64,
+        /// The number of the other.
+        second: i64,
+        /// Percentage points of accuracy within which they count as equivalent.
+        #[arg(long, value_name = "POINTS", default_value_t = 1.0, value_parser = positive)]
+        margin: f64,
+    },
+    /// Write a run's verdicts by document as JSON.
+    Export {
+        /// Its number.
+        run: i64,
+        /// The file to write; standard output otherwise.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Delete a run with all its scores.
+    Delete {
+        /// Its number.
+        run: i64,
+    },
+}
+
+#[derive(Args)]
 pub(crate) struct Recipes {
     /// Print this recipe as TOML: a preset's name, a file, or inline.
     pub(crate) name: Option<String>,
@@ -308,9 +398,24 @@ pub(crate) struct Tasks {
     /// Folder of task files, searched by name; without it, the data sets are downloaded.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// Examples before each document, drawn from the training split as lm-eval draws them.
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1000))]
+    pub(crate) num_fewshot: u32,
     /// The first N documents of each task; below 1, that share of them.
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<f64>,
+}
+
+/// Where scores are kept.
+#[derive(Args)]
+pub(crate) struct Keeping {
+    /// The file that keeps every score, so that what was scored once is not scored again. Default:
+    /// microscale/runs.sqlite in the user's data folder.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_store")]
+    pub(crate) store: Option<PathBuf>,
+    /// Keep nothing and reuse nothing.
+    #[arg(long)]
+    pub(crate) no_store: bool,
 }
 
 /// How to run the model.
@@ -325,6 +430,13 @@ pub(crate) struct Scoring {
     /// Over which tokens blocks of V are quantized; overrides the recipe.
     #[arg(long, value_enum, value_name = "MODE")]
     pub(crate) value_blocks: Option<ValueBlocksArgument>,
+    /// Memory to stay within, as 6G or 500M (`logits` does not heed it): a model that does not fit is read layer by
+    /// layer, once for as many requests as there is room for. Default: what is available, less a tenth.
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) memory: Option<usize>,
+    /// Compute the common beginning of several requests for each of them; results do not depend on it.
+    #[arg(long)]
+    pub(crate) no_prefix_sharing: bool,
     /// Threads; results do not depend on them. Default: one per core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
@@ -391,19 +503,22 @@ fn kind(name: &str) -> Result<Kind, String> {
     Kind::from_name(name).ok_or_else(|| format!("unknown kind; known: {known}"))
 }
 
-/// A number of bytes, with or without a unit.
+/// A number of bytes, with or without a unit: 6G, 500MB, 1.5GiB.
 fn bytes(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let factor = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        unit => return Err(format!("unknown unit {unit:?}; give bytes, kB, MB or GB")),
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "t" | "tb" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        unit => return Err(format!("unknown unit {unit:?}; give bytes, or k, M, G, T, KiB, MiB or GiB")),
     };
-    let number: usize = digits.parse().map_err(|_| format!("{digits:?} is not a whole number"))?;
-    number
-        .checked_mul(factor)
-        .filter(|&bytes| bytes > 0)
-        .ok_or_else(|| "must be above 0 and no larger than memory".into())
+    match positive(digits)? * factor {
+        number if (1.0..1e18).contains(&number) => Ok(number as usize),
+        _ => Err("must be at least one byte and no more than there can be".to_owned()),
+    }
 }

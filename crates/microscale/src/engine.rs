@@ -6,7 +6,7 @@ use microscale_model::{Checkpoint, Limits, Llama, ModelScorer, Recipe, Scorer, T
 use microscale_tensor::{Cpu, Isa, peaks};
 
 use crate::arguments::{Scoring, ValueBlocksArgument};
-use crate::usage;
+use crate::{machine, usage};
 
 /// Device and limits, from the command line and the environment.
 pub(crate) struct Engine {
@@ -36,9 +36,11 @@ impl Engine {
         &self,
         checkpoint: &'a Checkpoint,
         recipes: Vec<Recipe>,
-        limits: Limits,
+        scoring: &Scoring,
     ) -> Box<dyn Scorer + 'a> {
-        Box::new(ModelScorer::new(self.cpu, checkpoint, recipes, limits))
+        let memory = scoring.memory.or_else(|| machine::memory().map(|memory| memory.available / 10 * 9));
+        let scorer = ModelScorer::new(self.cpu, checkpoint, recipes, limits(scoring, checkpoint));
+        Box::new(scorer.memory(memory).share_prefixes(!scoring.no_prefix_sharing))
     }
 
     /// A model in the formats of a recipe.
@@ -82,6 +84,38 @@ pub(crate) fn recipe_for(
     Ok(recipe)
 }
 
+/// The rows of a comparison, each once: bf16, then the recipes asked for. A quantized model has no bf16 row: its own recipe
+/// is the first that it can show, and the only one unless others are asked for.
+///
+/// # Errors
+/// Of a quantized model, a recipe with other weights.
+pub(crate) fn rows(
+    checkpoint: &Checkpoint,
+    asked: Vec<Recipe>,
+    value_blocks: Option<ValueBlocksArgument>,
+) -> Result<Vec<Recipe>> {
+    if checkpoint.quantization().is_some() {
+        let asked = if asked.is_empty() { vec![recipe_for(checkpoint, None, value_blocks)?] } else { asked };
+        asked.iter().try_for_each(|recipe| checkpoint.check_recipe(recipe)).map_err(usage)?;
+        return Ok(distinct(Vec::new(), asked));
+    }
+    let asked = asked.into_iter().filter(|recipe| !recipe.is_bf16()).collect();
+    Ok(distinct(vec![Recipe::bf16().for_scoring()], asked))
+}
+
+/// The rows, and after them those of the others that are not among them yet.
+fn distinct(mut rows: Vec<Recipe>, others: Vec<Recipe>) -> Vec<Recipe> {
+    for recipe in others.into_iter().map(Recipe::for_scoring) {
+        match rows.iter().find(|row| row.same_formats(&recipe)) {
+            Some(twin) => {
+                eprintln!("warning: recipe {} is {} again and gets no row of its own", recipe.name, twin.name)
+            }
+            None => rows.push(recipe),
+        }
+    }
+    rows
+}
+
 fn with_value_blocks(mut recipe: Recipe, value_blocks: Option<ValueBlocksArgument>) -> Recipe {
     recipe.value_blocks = match value_blocks {
         None => recipe.value_blocks,
@@ -92,15 +126,17 @@ fn with_value_blocks(mut recipe: Recipe, value_blocks: Option<ValueBlocksArgumen
     recipe
 }
 
-/// Batch size and longest input, with a warning where the command line exceeds what the model was made for.
+/// A warning where the command line exceeds what the model was made for.
+pub(crate) fn warn_of_length(scoring: &Scoring, checkpoint: &Checkpoint) {
+    let (own, asked) = (checkpoint.config().max_position_embeddings, limits(scoring, checkpoint).max_length);
+    if asked > own {
+        eprintln!("warning: --max-length {asked} is beyond the {own} positions {} was made for", checkpoint.name());
+    }
+}
+
+/// Batch size and longest input.
 pub(crate) fn limits(scoring: &Scoring, checkpoint: &Checkpoint) -> Limits {
     let own = checkpoint.config().max_position_embeddings;
     let max_length = scoring.max_length.map_or(own, |n| n as usize);
-    if max_length > own {
-        eprintln!(
-            "warning: --max-length {max_length} is beyond the {own} positions {} was made for",
-            checkpoint.name()
-        );
-    }
     Limits { batch_size: scoring.batch_size.map(|n| n as usize), max_length }
 }

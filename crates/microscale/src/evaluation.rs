@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use microscale_eval::{Answers, Encoder, RowAnswers, Task, TaskRequests, TaskScore, run};
+use microscale_eval::{Answers, Archive, Encoder, RowAnswers, Run, Task, TaskRequests, TaskScore};
 use microscale_model::{Checkpoint, Limits, Scorer};
 
 use crate::interrupt;
@@ -33,11 +33,16 @@ pub(crate) fn encode(tasks: &[Task], checkpoint: &Checkpoint, limits: &Limits) -
     Ok(requests)
 }
 
-/// Scores all tasks under all rows of the scorer.
-pub(crate) fn evaluate(scorer: &mut dyn Scorer, requests: &[TaskRequests]) -> Result<Evaluation> {
+/// Scores all tasks under all rows of the scorer, with the other rows' divergence from the first if that is wanted.
+pub(crate) fn evaluate(
+    scorer: &mut dyn Scorer,
+    requests: &[TaskRequests],
+    divergence: bool,
+    archive: Option<&mut dyn Archive>,
+) -> Result<Evaluation> {
     interrupt::listen("this batch")?;
     let rows: Vec<usize> = (0..scorer.rows().len()).collect();
-    let names = scorer.rows().to_vec();
+    let label = if let [only] = scorer.rows() { only.clone() } else { format!("{} rows", rows.len()) };
     let bar = ProgressBar::no_length();
     bar.set_style(
         ProgressStyle::with_template("{msg} [{bar:30}] {percent}% of {len} tokens, {rate} tokens/s, {eta} left")
@@ -47,13 +52,15 @@ pub(crate) fn evaluate(scorer: &mut dyn Scorer, requests: &[TaskRequests]) -> Re
             })
             .progress_chars("=> "),
     );
+    bar.set_message(label);
     let (start, mut tokens) = (Instant::now(), 0);
-    let answers = run(scorer, &rows, requests, &mut |now| {
+    let archive = archive.map(|archive| archive as &mut dyn Archive); // for as long as the rows live
+    let run = Run { rows: &rows, tasks: requests, divergence, archive };
+    let answers = run.score(scorer, &mut |now| {
         if tokens == 0 {
             bar.set_length(now.tokens_total as u64);
         }
         tokens = now.tokens_done;
-        bar.set_message(format!("{} ({}/{})", names[now.row], now.row + 1, names.len()));
         bar.set_position(now.tokens_done as u64);
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });

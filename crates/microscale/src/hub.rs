@@ -62,10 +62,25 @@ pub fn model(id: &str, settings: &Settings, progress: &dyn Progress) -> Result<P
 /// # Errors
 /// `task` is not one of [`tasks`]; otherwise as for [`model`].
 pub fn dataset(task: &str, settings: &Settings, progress: &dyn Progress) -> Result<Vec<(String, PathBuf)>, HubError> {
-    let data = DATA.iter().find(|data| data.task == task).ok_or_else(|| HubError::UnknownTask {
+    files(data(task)?, settings, progress)
+}
+
+/// The same for its training split, which examples are drawn from.
+///
+/// # Errors
+/// As for [`dataset`].
+pub fn examples(task: &str, settings: &Settings, progress: &dyn Progress) -> Result<Vec<(String, PathBuf)>, HubError> {
+    files(&Data { split: "train", ..*data(task)? }, settings, progress)
+}
+
+fn data(task: &str) -> Result<&'static Data, HubError> {
+    DATA.iter().find(|data| data.task == task).ok_or_else(|| HubError::UnknownTask {
         task: task.to_owned(),
         known: tasks().collect::<Vec<_>>().join(", "),
-    })?;
+    })
+}
+
+fn files(data: &Data, settings: &Settings, progress: &dyn Progress) -> Result<Vec<(String, PathBuf)>, HubError> {
     #[cfg(feature = "download")]
     return select::dataset(data, settings, progress);
     #[cfg(not(feature = "download"))]
@@ -89,7 +104,7 @@ struct Data {
     id: &'static str,
     /// What the paths of its files contain, where the data set holds several.
     config: Option<&'static str>,
-    /// The split that is scored.
+    /// The split wanted: in the list below, the one that is scored.
     split: &'static str,
 }
 

@@ -9,6 +9,7 @@ mod machine;
 mod output;
 mod quality;
 mod sources;
+mod store;
 mod transfer;
 
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ fn main() -> ExitCode {
     let result = match arguments::Arguments::parse().command {
         Command::Table(arguments) => commands::table::run(&arguments),
         Command::Eval(arguments) => commands::eval::run(&arguments),
+        Command::Perplexity(arguments) => commands::perplexity::run(&arguments),
+        Command::Runs(arguments) => commands::runs::run(&arguments),
         Command::Generate(arguments) => commands::generate::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Logits(arguments) => commands::logits::run(&arguments),

@@ -11,6 +11,7 @@ use microscale_eval::{Catalog, Files, Task};
 use microscale_model::Checkpoint;
 
 use crate::arguments::Tasks;
+use crate::commands::table::SEED;
 use crate::usage;
 
 /// The model an argument names; without one, the demo model.
@@ -38,7 +39,7 @@ pub(crate) fn tasks(arguments: &Tasks, demo_model: bool) -> Result<Vec<Task>> {
     let files = match &arguments.data {
         Some(folder) => Files::open(folder)?,
         None if demo_model => demo::tasks(),
-        None => download(&asked)?,
+        None => download(&asked, arguments.num_fewshot > 0)?,
     };
     let catalog = Catalog::discover(files)?;
     let names = catalog.names();
@@ -57,6 +58,9 @@ pub(crate) fn tasks(arguments: &Tasks, demo_model: bool) -> Result<Vec<Task>> {
             if let Some(limit) = arguments.limit {
                 task.limit(limit);
             }
+            if arguments.num_fewshot > 0 {
+                task.add_shots(&catalog.examples(name)?, arguments.num_fewshot as usize, SEED as u32)?;
+            }
             Ok(task)
         })
         .collect()
@@ -70,8 +74,8 @@ fn unknown_task(error: microscale_eval::Error, name: &str, names: &[String]) -> 
     usage(anyhow!(error).context(format!("the data holds the tasks {}", names.join(", "))))
 }
 
-/// The data sets of the tasks asked for, or of all five, from the hub.
-fn download(asked: &[&str]) -> Result<Files> {
+/// The data sets of the tasks asked for, or of all five, from the hub, with their training splits for `examples`.
+fn download(asked: &[&str], examples: bool) -> Result<Files> {
     let known: Vec<&str> = hub::tasks().collect();
     if let Some(name) = asked.iter().find(|name| !known.contains(name)) {
         return Err(usage(anyhow!(
@@ -84,7 +88,11 @@ fn download(asked: &[&str]) -> Result<Files> {
     let mut files = Vec::new();
     for task in wanted {
         let found = hub::dataset(task, &settings, &bars);
-        files.extend(found.with_context(|| format!("{task}: give its folder with --data, or let it be downloaded"))?);
+        let advice = || format!("{task}: give its folder with --data, or let it be downloaded");
+        files.extend(found.with_context(advice)?);
+        if examples {
+            files.extend(hub::examples(task, &settings, &bars).with_context(advice)?);
+        }
     }
     Ok(Files::from_paths("hub", files))
 }

@@ -7,7 +7,9 @@ use serde_json::Value;
 
 fn microscale(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_microscale"));
-    command.args(arguments).env("HF_HUB_OFFLINE", "1").env_remove("MICROSCALE_ISA").output().unwrap()
+    let data = tempfile::tempdir().unwrap(); // of its own: no score of another test is reused
+    command.args(arguments).env("XDG_DATA_HOME", data.path());
+    command.env("HF_HUB_OFFLINE", "1").env_remove("MICROSCALE_ISA").output().unwrap()
 }
 
 fn stdout(output: &Output) -> String {
@@ -101,8 +103,9 @@ fn logits_are_the_library_s() {
 
 #[test]
 fn help_of_every_command() {
-    let commands = "table eval generate bench logits quantize dequantize compare conform recipes inspect doctor";
-    for command in commands.split(' ') {
+    let commands = "table eval perplexity runs generate bench logits quantize dequantize compare conform convert recipes \
+                    inspect doctor";
+    for command in commands.split_whitespace() {
         let output = microscale(&[command, "--help"]);
         assert!(output.status.success() && stdout(&output).contains("Usage: microscale"), "{command}");
     }
@@ -288,7 +291,7 @@ fn benches_that_cannot_be() {
 #[test]
 fn an_interrupted_run_shows_what_is_done() {
     let child = Command::new(env!("CARGO_BIN_EXE_microscale"))
-        .args(["table", "--batch-size", "1", "--threads", "1"])
+        .args(["table", "--batch-size", "1", "--threads", "1", "--no-store"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()

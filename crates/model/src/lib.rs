@@ -1,9 +1,12 @@
 //! LLaMA-class models whose tensors are held in MX formats chosen per role.
 
+mod batch;
+mod block;
 mod checkpoint;
 mod config;
 mod convert;
 mod dequantize;
+mod divergence;
 mod error;
 mod folder;
 mod generate;
@@ -12,10 +15,12 @@ mod mapped_file;
 mod measure;
 mod native;
 mod packed;
+mod prefix;
 mod quantize;
 mod random;
 mod recipe;
 mod rope;
+mod row_weights;
 mod score;
 mod scorer;
 mod shapes;
@@ -24,13 +29,14 @@ pub mod transfer;
 mod weights;
 mod weights_file;
 
+pub use batch::Batch;
 pub use checkpoint::{Checkpoint, Entry, Quantization, TensorInfo, is_companion};
 pub use config::{Architecture, Config};
 pub use dequantize::{Float, dequantize_file, dequantize_model};
 pub use error::Error;
 pub use folder::Folder;
 pub use generate::{End, Generation, check_prompt};
-pub use llama::{Batch, KeyValueCache, Llama};
+pub use llama::{KeyValueCache, Llama};
 pub use mapped_file::MappedFile;
 pub use measure::{
     Comparison, Contents, ConventionDifference, Difference, TensorComparison, TensorReport, WorstBlock, compare,
@@ -43,7 +49,7 @@ pub use random::RandomWeights;
 pub use recipe::{Recipe, Role, ValueBlocks};
 pub use rope::{Frequencies, Rope, Scaling};
 pub use safetensors::Dtype;
-pub use score::{Outcome, Request, Scorer};
+pub use score::{Divergence, Outcome, Request, Scorer};
 pub use scorer::{Limits, ModelScorer};
 pub use shapes::Shape;
 pub use tokenizer::{TextStream, Tokenizer};

@@ -15,8 +15,24 @@ pub struct Request {
     pub context: usize,
 }
 
+impl Request {
+    /// What the model is given: all tokens but the last, which is only a target.
+    pub fn input(&self) -> &[u32] {
+        &self.tokens[..self.tokens.len().saturating_sub(1)]
+    }
+}
+
+/// How a row's distributions over the vocabulary differ from the first row's, at the tokens of a continuation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Divergence {
+    /// Kullback-Leibler divergence in nats, of the row from the first one, for each token.
+    pub kl: Vec<f32>,
+    /// At how many of the tokens both find the same token most likely (of equals the first).
+    pub agreed: usize,
+}
+
 /// The score of one request under one row.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// Index of the row in [`Scorer::rows`].
     pub row: usize,
@@ -26,6 +42,10 @@ pub struct Outcome {
     pub log_likelihood: f64,
     /// Whether every continuation token was the most likely one (the first of equals).
     pub greedy: bool,
+    /// Beside the first of the rows scored together; none for that row itself.
+    pub divergence: Option<Divergence>,
+    /// Tokens of the input that were computed for another request.
+    pub reused: usize,
 }
 
 /// Scores requests under one or several rows.
@@ -38,8 +58,9 @@ pub trait Scorer {
 
     /// Scores every request under every row of `rows` and gives each outcome to `sink`, in any order.
     ///
-    /// Requests are batched in the order given, so a caller that sorts them by length wastes the least.
-    /// `ControlFlow::Break` from the sink ends the call early with `Ok`.
+    /// Requests that begin alike are scored together; otherwise they are taken in about the order given, and a request
+    /// gets its outcomes under all rows before most later ones have any. `ControlFlow::Break` from the sink ends the
+    /// call early with `Ok`.
     ///
     /// # Errors
     /// A request with an empty context or continuation, a token outside the vocabulary, too long a sequence, or a

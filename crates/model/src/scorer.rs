@@ -1,22 +1,38 @@
-//! A checkpoint and its recipes as a [`Scorer`].
+//! A model and its recipes as a [`Scorer`]: all rows go through a layer together, so that its weights are read once.
 
-use std::ops::ControlFlow;
+use std::collections::HashMap;
+use std::ops::{ControlFlow, Range};
 
-use microscale_tensor::Backend;
+use microscale_tensor::{Backend, Linear, Rotation};
 
-use crate::llama::{Batch, Llama, outside_vocabulary};
-use crate::{Checkpoint, Error, Outcome, Recipe, Request, Scorer};
+use crate::block::{Block, Tokens, rotation};
+use crate::divergence::{Scored, divergences};
+use crate::llama::outside_vocabulary;
+use crate::prefix::{Layout, Sharing, batches};
+use crate::row_weights::{Origin, RowWeights};
+use crate::weights::block_format;
+use crate::{Divergence, Error, Outcome, Recipe, Request, Role, Scorer, TensorSource, ValueBlocks};
 
 /// Input tokens of a batch where no batch size is given: enough to keep every thread busy, small enough for a cache.
 const BATCH_TOKENS: usize = 4096;
+/// Logits of one row in memory at a time.
+const LOGITS: usize = 1 << 24;
 
-/// Scores requests under several recipes of one checkpoint, one recipe after another.
+/// Scores requests under several recipes of one model.
+///
+/// Requests go through the model in chunks, every chunk through a layer under all recipes before the next layer is
+/// asked for. If all weights fit into memory a chunk is a batch; otherwise layers are read from the source as they are
+/// needed, once per chunk, and a chunk is as many batches as memory has room for between layers.
 pub struct ModelScorer<'a, B: Backend> {
     backend: B,
-    checkpoint: &'a Checkpoint,
+    source: &'a (dyn TensorSource + Sync),
     recipes: Vec<Recipe>,
     names: Vec<String>,
     limits: Limits,
+    memory: Option<usize>,
+    share_prefixes: bool,
+    /// Of the rows scored last.
+    weights: Option<RowWeights<B>>,
 }
 
 /// What bounds a batch and a sequence.
@@ -28,16 +44,37 @@ pub struct Limits {
     pub max_length: usize,
 }
 
+/// Some requests on their way through the layers.
+struct Travelling<B: Backend> {
+    /// As they index the requests, sorted by tokens.
+    requests: Vec<usize>,
+    /// One for each way of sharing beginnings that a row has.
+    layouts: Vec<Layout>,
+    rotations: Vec<Rotation>,
+    /// By row, activations `[tokens, hidden]`.
+    states: Vec<B::Activation>,
+}
+
 impl<'a, B: Backend + Clone + 'static> ModelScorer<'a, B> {
     /// One row per recipe. `value-blocks = "auto"` means `sequence` here, where whole sequences are scored.
-    pub fn new(backend: B, checkpoint: &'a Checkpoint, recipes: Vec<Recipe>, limits: Limits) -> Self {
+    pub fn new(backend: B, source: &'a (dyn TensorSource + Sync), recipes: Vec<Recipe>, limits: Limits) -> Self {
         let recipes: Vec<Recipe> = recipes.into_iter().map(Recipe::for_scoring).collect();
         let names = recipes.iter().map(|r| r.name.clone()).collect();
-        ModelScorer { backend, checkpoint, recipes, names, limits }
+        ModelScorer { backend, source, recipes, names, limits, memory: None, share_prefixes: true, weights: None }
+    }
+
+    /// Bytes to stay within. Without it all weights are held, whatever they take.
+    pub fn memory(self, bytes: Option<usize>) -> Self {
+        ModelScorer { memory: bytes, ..self }
+    }
+
+    /// Whether the common beginning of several requests is computed once, which it is by default.
+    pub fn share_prefixes(self, share: bool) -> Self {
+        ModelScorer { share_prefixes: share, ..self }
     }
 
     fn check(&self, requests: &[Request]) -> Result<(), Error> {
-        let (vocabulary, longest) = (self.checkpoint.config().vocab_size, self.limits.max_length);
+        let (vocabulary, longest) = (self.source.config().vocab_size, self.limits.max_length);
         for (index, request) in requests.iter().enumerate() {
             let n = request.tokens.len();
             let reason = if request.context == 0 || request.context >= n {
@@ -54,17 +91,170 @@ impl<'a, B: Backend + Clone + 'static> ModelScorer<'a, B> {
         Ok(())
     }
 
-    /// Where the batch that begins at request `start` ends.
-    fn batch_end(&self, requests: &[Request], start: usize) -> usize {
-        if let Some(size) = self.limits.batch_size {
-            return (start + size.max(1)).min(requests.len());
+    fn origin(&self) -> Origin<'_, B> {
+        Origin { backend: &self.backend, source: self.source, recipes: &self.recipes }
+    }
+
+    fn block(&self, row: usize) -> Block<'_, B> {
+        Block { backend: &self.backend, config: self.source.config(), recipe: &self.recipes[row] }
+    }
+
+    /// Bytes that operations on a batch of `tokens` take beside weights and what goes from layer to layer.
+    fn working_bytes(&self, tokens: usize) -> usize {
+        let c = self.source.config();
+        tokens * (6 * c.intermediate_size + 12 * c.hidden_size) + 16 * LOGITS
+    }
+
+    /// The weights of `rows`, and how many tokens a chunk may have.
+    fn prepare(&mut self, rows: &[usize]) -> Result<(RowWeights<B>, usize), Error> {
+        let bytes = self.origin().bytes(rows);
+        let (room, working) = (self.memory.unwrap_or(usize::MAX), self.working_bytes(BATCH_TOKENS));
+        let resident = bytes.resident.saturating_add(working) <= room;
+        let weights = match self.weights.take().filter(|weights| weights.rows == rows) {
+            Some(weights) => weights,
+            None => self.origin().load(rows, resident)?,
+        };
+        let state = 2 * self.source.config().hidden_size * rows.len();
+        let left = room.saturating_sub(bytes.streamed + working);
+        Ok((weights, if resident { 0 } else { left / state.max(1) }))
+    }
+
+    /// Up to which multiple of tokens a row's requests may share their beginnings: all of them, unless blocks of values
+    /// reach over the end of what is shared.
+    fn step(&self, row: usize) -> usize {
+        let recipe = &self.recipes[row];
+        match block_format(recipe, Role::Value) {
+            Some(format) if recipe.value_blocks != ValueBlocks::Causal => format.block_size,
+            _ => 1,
         }
+    }
+
+    /// A batch before the first layer.
+    fn depart(
+        &self,
+        weights: &RowWeights<B>,
+        requests: &[Request],
+        batch: &[usize],
+        (steps, sharing): (&[usize], &Sharing),
+    ) -> Travelling<B> {
+        let some: Vec<&Request> = batch.iter().map(|&i| &requests[i]).collect();
+        let layouts: Vec<Layout> = steps.iter().map(|&step| Layout::new(&some, step, sharing)).collect();
+        let state = |&row: &usize| {
+            let layout = &layouts[self.layout(steps, row)];
+            self.backend.gather(&weights.embedding, &layout.batch.tokens)
+        };
+        let states = weights.rows.iter().map(state).collect();
+        let rotations = layouts.iter().map(|layout| rotation(self.source.config(), &layout.batch)).collect();
+        Travelling { requests: batch.to_vec(), layouts, rotations, states }
+    }
+
+    /// Which of the layouts is a row's.
+    fn layout(&self, steps: &[usize], row: usize) -> usize {
+        steps.iter().position(|&step| step == self.step(row)).unwrap_or(0)
+    }
+
+    /// Takes some batches through all layers.
+    fn travel(&self, weights: &RowWeights<B>, steps: &[usize], chunk: &mut [Travelling<B>]) -> Result<(), Error> {
+        weights.each_layer(&self.origin(), |layers| {
+            for one in chunk.iter_mut() {
+                self.backend.session(|| {
+                    for (position, &row) in weights.rows.iter().enumerate() {
+                        let which = self.layout(steps, row);
+                        let tokens = Tokens { batch: &one.layouts[which].batch, rotation: &one.rotations[which] };
+                        let layer = weights.own(layers, position);
+                        one.states[position] = self.block(row).layer(&one.states[position], layer, &tokens, None);
+                    }
+                });
+            }
+        })
+    }
+
+    /// The outcomes of a batch that has passed all layers.
+    fn arrive(
+        &self,
+        weights: &RowWeights<B>,
+        steps: &[usize],
+        one: &Travelling<B>,
+        requests: &[Request],
+    ) -> impl Iterator<Item = Vec<Outcome>> {
+        let most = (LOGITS / self.source.config().vocab_size).max(1);
+        let mut slices: Vec<Range<usize>> = Vec::new();
         let mut tokens = 0;
-        let fits = requests[start..].iter().take_while(|r| {
-            tokens += r.tokens.len();
-            tokens <= BATCH_TOKENS
-        });
-        start + fits.count().max(1)
+        for (i, &request) in one.requests.iter().enumerate() {
+            let own = requests[request].tokens.len() - requests[request].context;
+            match slices.last_mut() {
+                Some(slice) if tokens + own <= most => slice.end = i + 1,
+                _ => {
+                    slices.push(i..i + 1);
+                    tokens = 0;
+                }
+            }
+            tokens += own;
+        }
+        slices.into_iter().map(move |slice| {
+            let of = |i: usize| &requests[one.requests[i]];
+            let targets: Vec<u32> = slice.clone().flat_map(|i| &of(i).tokens[of(i).context..]).copied().collect();
+            let scored: Vec<Scored> = (0..weights.rows.len())
+                .map(|position| {
+                    let layout = &one.layouts[self.layout(steps, weights.rows[position])];
+                    let places: Vec<u32> = layout.places[slice.clone()].concat();
+                    self.backend.session(|| self.logits(weights, position, &one.states[position], (&places, &targets)))
+                })
+                .collect();
+            let mut other = divergences(&scored[0], &scored[1..], &targets).into_iter();
+            let mut outcomes = Vec::with_capacity(slice.len() * scored.len());
+            for (position, scored) in scored.iter().enumerate() {
+                let row = weights.rows[position];
+                let layout = &one.layouts[self.layout(steps, row)];
+                let mut apart = (position > 0).then(|| other.next().unwrap_or_default().into_iter());
+                let mut scores = scored.scores.iter();
+                for i in slice.clone() {
+                    let own = of(i).tokens.len() - of(i).context;
+                    let sum =
+                        |(sum, all), s: &microscale_tensor::TokenScore| (sum + s.log_probability, all && s.greedy);
+                    let (log_likelihood, greedy) = scores.by_ref().take(own).fold((0.0, true), sum);
+                    let divergence = apart.as_mut().map(|apart| {
+                        let mut divergence = Divergence::default();
+                        for (kl, same) in apart.by_ref().take(own) {
+                            divergence.kl.push(kl);
+                            divergence.agreed += usize::from(same);
+                        }
+                        divergence
+                    });
+                    let (request, reused) = (one.requests[i], layout.reused[i]);
+                    outcomes.push(Outcome { row, request, log_likelihood, greedy, divergence, reused });
+                }
+            }
+            outcomes
+        })
+    }
+
+    /// Logits at `places` of the activations after the last layer, and the scores of the targets there.
+    fn logits(
+        &self,
+        weights: &RowWeights<B>,
+        position: usize,
+        state: &B::Activation,
+        (places, targets): (&[u32], &[u32]),
+    ) -> Scored {
+        let (b, block) = (&self.backend, self.block(weights.rows[position]));
+        // Choices of one context share the place of their first token.
+        let mut unique: Vec<u32> = Vec::new();
+        let mut known: HashMap<u32, u32> = HashMap::new();
+        let index: Vec<u32> = places
+            .iter()
+            .map(|&place| {
+                *known.entry(place).or_insert_with(|| {
+                    unique.push(place);
+                    unique.len() as u32 - 1
+                })
+            })
+            .collect();
+        let x = b.rms_norm(&b.gather(state, &unique), &weights.norm, self.source.config().rms_norm_eps as f32);
+        let head = Linear { weight: weights.head(position), bias: None };
+        let [logits] = b.linear(&block.operand(&x, Role::HeadActivation), [head]);
+        let logits = if unique.len() < index.len() { b.gather(&logits, &index) } else { logits };
+        Scored { scores: b.scores(&logits, targets), logits: b.download(&logits) }
     }
 }
 
@@ -80,39 +270,118 @@ impl<B: Backend + Clone + 'static> Scorer for ModelScorer<'_, B> {
         sink: &mut dyn FnMut(Outcome) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         self.check(requests)?;
-        for &row in rows {
-            let model = Llama::load(self.backend.clone(), self.checkpoint, &self.recipes[row])?;
-            let mut start = 0;
-            while start < requests.len() {
-                let end = self.batch_end(requests, start);
-                for (i, (log_likelihood, greedy)) in score_batch(&model, &requests[start..end])?.into_iter().enumerate()
-                {
-                    if sink(Outcome { row, request: start + i, log_likelihood, greedy }).is_break() {
-                        return Ok(());
+        if rows.is_empty() || requests.is_empty() {
+            return Ok(());
+        }
+        let sharing = Sharing {
+            requests: self.limits.batch_size,
+            tokens: BATCH_TOKENS,
+            enabled: self.share_prefixes,
+            longest: self.source.config().rope.changes_beyond().unwrap_or(usize::MAX),
+        };
+        let mut steps: Vec<usize> = rows.iter().map(|&row| self.step(row)).collect();
+        steps.sort_unstable();
+        steps.dedup();
+        let (weights, chunk_tokens) = self.prepare(rows)?;
+        let mut waiting = batches(requests, &sharing).into_iter().peekable();
+        'all: while waiting.peek().is_some() {
+            let (mut chunk, mut tokens) = (Vec::new(), 0);
+            let size = |layout: &Layout| layout.batch.tokens();
+            while let Some(batch) = waiting.next_if(|batch| {
+                let most: usize = batch.iter().map(|&i| requests[i].input().len()).sum();
+                tokens == 0 || tokens + most <= chunk_tokens
+            }) {
+                let one = self.depart(&weights, requests, &batch, (&steps, &sharing));
+                tokens += one.layouts.iter().map(size).max().unwrap_or(0);
+                chunk.push(one);
+            }
+            self.travel(&weights, &steps, &mut chunk)?;
+            for one in chunk {
+                for outcome in self.arrive(&weights, &steps, &one, requests).flatten() {
+                    if sink(outcome).is_break() {
+                        break 'all;
                     }
                 }
-                start = end;
             }
         }
+        self.weights = Some(weights).filter(RowWeights::is_resident);
         Ok(())
     }
 }
 
-/// Log-likelihood and greediness of each request, from one forward pass.
-fn score_batch<B: Backend>(model: &Llama<B>, requests: &[Request]) -> Result<Vec<(f64, bool)>, Error> {
-    let (mut batch, mut rows, mut targets) = (Batch::default(), Vec::new(), Vec::new());
-    for request in requests {
-        let inputs = batch.push(&request.tokens[..request.tokens.len() - 1]);
-        rows.extend(inputs.skip(request.context - 1).map(|row| row as u32));
-        targets.extend_from_slice(&request.tokens[request.context..]);
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    use half::bf16;
+    use microscale_tensor::Cpu;
+
+    use super::*;
+    use crate::{Config, RandomWeights};
+
+    /// Random weights that count how often each tensor is read.
+    struct Counting {
+        weights: RandomWeights,
+        read: Mutex<HashMap<String, usize>>,
     }
-    let logits = model.forward(&batch, &rows)?;
-    let mut scores = model.backend().scores(&logits, &targets).into_iter();
-    Ok(requests
-        .iter()
-        .map(|request| {
-            let scores = scores.by_ref().take(request.tokens.len() - request.context);
-            scores.fold((0.0, true), |(sum, all), s| (sum + s.log_probability, all && s.greedy))
-        })
-        .collect())
+
+    impl TensorSource for Counting {
+        fn config(&self) -> &Config {
+            self.weights.config()
+        }
+
+        fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<bf16>, Error> {
+            if let Ok(mut read) = self.read.lock() {
+                *read.entry(name.to_owned()).or_default() += 1;
+            }
+            self.weights.read(name, shape)
+        }
+    }
+
+    fn source() -> Counting {
+        let json = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 512,
+            "num_hidden_layers": 12, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 300,
+            "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+            "tie_word_embeddings": false, "torch_dtype": "bfloat16"}"#;
+        let config = Config::from_json(json.as_bytes(), Path::new("config.json")).unwrap();
+        Counting { weights: RandomWeights::new(config, 3), read: Mutex::default() }
+    }
+
+    /// With less memory than the model takes, every layer is read once per chunk for all rows, and chunks are as large
+    /// as the memory left allows; the outcomes stay what they are.
+    #[test]
+    fn layers_are_read_once_per_chunk() {
+        let requests: Vec<Request> = (0..200u32)
+            .map(|i| Request { tokens: (0..130).map(|t| (t * 7 + i * (1 + t / 90)) % 300).collect(), context: 120 })
+            .collect();
+        let recipes = || ["bf16", "w6a8", "w6a6-attn6"].map(|name| Recipe::parse(name).unwrap()).to_vec();
+        let score = |memory: &dyn Fn(&ModelScorer<'_, Cpu>) -> Option<usize>| {
+            let source = source();
+            let limits = Limits { batch_size: Some(8), max_length: 512 };
+            let scorer = ModelScorer::new(Cpu::new(), &source, recipes(), limits).share_prefixes(false);
+            let memory = memory(&scorer);
+            let mut outcomes = Vec::new();
+            let sink = &mut |outcome| {
+                outcomes.push(outcome);
+                ControlFlow::Continue(())
+            };
+            scorer.memory(memory).score(&[0, 1, 2], &requests, sink).unwrap();
+            outcomes.sort_by_key(|outcome| (outcome.request, outcome.row));
+            let read = source.read.into_inner().unwrap();
+            (outcomes, read["model.layers.4.mlp.up_proj.weight"])
+        };
+        let (resident, read) = score(&|_| None);
+        assert_eq!((resident.len(), read), (600, 2)); // as bf16 and as FP6, which two rows share
+        let (one_batch, read) = score(&|_| Some(1));
+        assert!(one_batch == resident);
+        assert_eq!(read, 2 * 25); // batches
+        // Room for what goes between layers of three batches of 8 · 129 tokens, 3 rows, 64 values of 2 bytes.
+        let (some, read) = score(&|scorer| {
+            let fixed = scorer.origin().bytes(&[0, 1, 2]).streamed + scorer.working_bytes(BATCH_TOKENS);
+            Some(fixed + 3 * (8 * 129) * 3 * 64 * 2)
+        });
+        assert!(some == resident);
+        assert_eq!(read, 2 * 9); // chunks
+    }
 }

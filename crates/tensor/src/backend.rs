@@ -119,8 +119,8 @@ pub trait Backend: Sync {
     type Activation: Send + Sync;
     /// Activations quantized once, to be multiplied by several weights.
     type Operand: Send + Sync;
-    /// The keys and values of one sequence in one layer.
-    type Cache: Send + Sync;
+    /// The keys and values of one sequence in one layer. A copy may go on in a way of its own.
+    type Cache: Clone + Send + Sync;
 
     /// Runs `work`, whose operations then start without delay. Operations work outside of it too.
     fn session<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;

@@ -22,3 +22,6 @@ pub use matrix::Matrix;
 pub use reference::Reference;
 pub use row::{RowDequantizer, RowQuantizer};
 pub use tensor::{MxTensor, Real};
+
+/// Version of the arithmetic: raised whenever a bit of any result changes, so that kept results are not taken for new ones.
+pub const NUMERICS: u32 = 1;

@@ -1,27 +1,19 @@
 //! The table in Markdown.
 
-use super::{AVERAGE_HEAD, DELTA_HEAD, MODEL_HEAD, NONE, Report, percent, signed_percent, title, value_and_error};
+use super::{MODEL_HEAD, Report};
 
 pub(super) fn render(report: &Report) -> String {
-    let tasks = report.task_names();
     let columns = report.column_heads();
-    let mut heads = vec![MODEL_HEAD];
-    heads.extend(&columns);
-    heads.extend(tasks.iter().map(|task| title(task)));
-    heads.extend([AVERAGE_HEAD, DELTA_HEAD]);
+    let own = report.heads();
+    let heads: Vec<&str> =
+        std::iter::once(MODEL_HEAD).chain(columns.iter().copied()).chain(own.iter().map(String::as_str)).collect();
     let left = 1 + columns.len();
     let rules: Vec<&str> = (0..heads.len()).map(|column| if column < left { ":--" } else { "--:" }).collect();
-    let mut text = line(heads.iter().copied()) + &line(rules);
+    let mut text = line(heads) + &line(rules);
     for row in &report.rows {
         let mut cells = vec![row.model.clone()];
         cells.extend(row.columns.iter().map(|(_, value)| value.clone()));
-        cells.extend(tasks.iter().map(|task| {
-            row.score(task).map_or(NONE.to_owned(), |score| {
-                let (value, error) = value_and_error(score.headline());
-                format!("{value} {error}").trim_end().to_owned()
-            })
-        }));
-        cells.extend([percent(row.average.value), signed_percent(row.delta)]);
+        cells.extend(report.cells(row).into_iter().map(|(a, b)| format!("{a} {b}").trim_end().to_owned()));
         text += &line(cells.iter().map(String::as_str));
     }
     text + "\n" + &report.legend() + "\n\n" + &report.manifest_line + "\n"
@@ -41,12 +33,12 @@ mod tests {
         assert_eq!(
             lines[0],
             "| Model | ProjW | ProjA | MlpW | MlpA | Query | Key | Value | Atten W | PIQA | ARC-Easy | ARC-Challenge \
-             | HellaSwag | WinoGrande | Aver. Acc. (%) | Acc. Δ (%) |"
+             | HellaSwag | WinoGrande | Aver. Acc. (%) | Acc. Δ (%) | Δ 95 % | Verdict | KL (nats) |"
         );
-        assert!(
-            lines[2].ends_with("| 75.00 ±0.46 | 81.00 ±0.46 | 53.00 ±0.46 | 79.00 ±0.46 | 73.00 ±0.46 | 72.20 | – |")
-        );
-        assert!(lines[3].ends_with("| 70.95 | -1.25 |"));
+        assert!(lines[2].ends_with(
+            "| 75.00 ±0.46 | 81.00 ±0.46 | 53.00 ±0.46 | 79.00 ±0.46 | 73.00 ±0.46 | 72.20 | – | – | – | – |"
+        ));
+        assert!(lines[3].ends_with("| 70.95 | -1.25 | – | – | – |"));
         assert!(markdown.ends_with("scale rule floor · seed 7\n"));
     }
 }

@@ -1,13 +1,16 @@
 //! The accuracy table: one line per row, in the columns of the published one.
 
+mod columns;
 mod csv;
 mod json;
 mod markdown;
 mod text;
 
+pub use columns::Column;
 use serde_json::{Map, Value};
 
 use crate::metrics::{Estimate, TaskScore, average};
+use crate::statistics::Paired;
 use crate::tasks::title;
 
 /// A finished table and where it came from.
@@ -19,6 +22,10 @@ pub struct Report {
     pub manifest_line: String,
     /// The rows; accuracies are compared with the first.
     pub rows: Vec<RowReport>,
+    /// The columns of text and Markdown after the formats; CSV and JSON have all.
+    pub shown: Vec<Column>,
+    /// Margin of the verdicts, in 0…1.
+    pub margin: f64,
 }
 
 /// One line of the table.
@@ -38,6 +45,8 @@ pub struct RowReport {
     pub average: Estimate,
     /// Its difference from the first row's; none in the first row.
     pub delta: Option<f64>,
+    /// The comparison with the first row, document by document; none in the first row.
+    pub paired: Option<Paired>,
 }
 
 impl Report {
@@ -47,7 +56,7 @@ impl Report {
         for (index, row) in rows.iter_mut().enumerate() {
             row.delta = first.filter(|_| index > 0).map(|first| row.average.value - first);
         }
-        Report { manifest, manifest_line, rows }
+        Report { manifest, manifest_line, rows, shown: Column::DEFAULT.to_vec(), margin: 0.01 }
     }
 
     /// The table for a terminal of `width` columns: where it does not fit, standard errors and heads go onto second
@@ -98,7 +107,23 @@ impl Report {
             format!("{} {metric} (n={count})", title(name))
         });
         let tasks: Vec<String> = tasks.collect();
-        format!("0-shot accuracy in % ± standard error: {}. Aver. Acc. is their unweighted mean.", tasks.join(", "))
+        let mut legend = format!(
+            "{}-shot accuracy in % ± standard error: {}. Aver. Acc. is their unweighted mean.",
+            self.shots(),
+            tasks.join(", ")
+        );
+        if self.rows.iter().any(|row| row.paired.is_some()) && self.shown.contains(&Column::Verdict) {
+            legend += &format!(
+                " Verdict: whether the average stays within {} points of the first row's, in pairs of documents.",
+                100.0 * self.margin
+            );
+        }
+        legend
+    }
+
+    /// Examples before each question, as the manifest says.
+    fn shots(&self) -> u64 {
+        self.manifest.get("shots").and_then(Value::as_u64).unwrap_or(0)
     }
 }
 
@@ -106,7 +131,7 @@ impl RowReport {
     /// A row of the scores of its tasks; [`Report::new`] sets its delta.
     pub fn new(recipe: String, model: String, tasks: Vec<(String, TaskScore)>) -> Self {
         let average = average(tasks.iter().map(|(_, score)| score));
-        RowReport { recipe, model, columns: Vec::new(), roles: Map::new(), tasks, average, delta: None }
+        RowReport { recipe, model, columns: Vec::new(), roles: Map::new(), tasks, average, delta: None, paired: None }
     }
 
     fn score(&self, task: &str) -> Option<&TaskScore> {
@@ -115,8 +140,6 @@ impl RowReport {
 }
 
 const MODEL_HEAD: &str = "Model";
-const AVERAGE_HEAD: &str = "Aver. Acc. (%)";
-const DELTA_HEAD: &str = "Acc. Δ (%)";
 /// Stands where there is no number.
 const NONE: &str = "–";
 

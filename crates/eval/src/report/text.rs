@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
-use super::{AVERAGE_HEAD, DELTA_HEAD, MODEL_HEAD, NONE, Report, percent, signed_percent, title, value_and_error};
+use super::{MODEL_HEAD, Report};
 
 /// Three rules across and none down, which costs no width.
 const RULE: LineStyle = LineStyle::none().fill('─').junction('─');
@@ -33,25 +33,18 @@ pub(super) fn render(report: &Report, width: usize) -> String {
 }
 
 fn table(report: &Report, breaking: Breaking) -> Table {
-    let tasks = report.task_names();
     let columns = report.column_heads();
+    let (errors, roles) = (breaking >= Breaking::Errors, breaking >= Breaking::Roles);
     let mut heads = vec![MODEL_HEAD.to_owned()];
-    heads.extend(columns.iter().map(|head| break_at(head, breaking >= Breaking::Errors)));
-    heads.extend(tasks.iter().map(|task| task_head(task, breaking)));
-    heads.extend([AVERAGE_HEAD, DELTA_HEAD].map(|head| break_at(head, breaking >= Breaking::Errors)));
+    heads.extend(columns.iter().map(|head| break_at(head, errors)));
+    heads.extend(report.heads().iter().map(|head| own_head(head, breaking)));
     let mut table = Table::new();
     table.load_style(STYLE).set_content_arrangement(ContentArrangement::Disabled).set_header(heads);
     for row in &report.rows {
-        let mut cells = vec![break_at(&row.model, breaking >= Breaking::Roles)];
-        cells.extend(row.columns.iter().map(|(_, value)| break_at(value, breaking >= Breaking::Roles)));
-        cells.extend(tasks.iter().map(|task| {
-            row.score(task).map_or(NONE.to_owned(), |score| {
-                let (value, error) = value_and_error(score.headline());
-                let between = if breaking >= Breaking::Errors { "\n" } else { " " };
-                format!("{value}{between}{error}").trim_end().to_owned()
-            })
-        }));
-        cells.extend([percent(row.average.value), signed_percent(row.delta)]);
+        let mut cells = vec![break_at(&row.model, roles)];
+        cells.extend(row.columns.iter().map(|(_, value)| break_at(value, roles)));
+        let between = if errors { "\n" } else { " " };
+        cells.extend(report.cells(row).into_iter().map(|(a, b)| format!("{a}{between}{b}").trim_end().to_owned()));
         table.add_row(cells);
     }
     for (index, column) in table.column_iter_mut().enumerate() {
@@ -63,8 +56,7 @@ fn table(report: &Report, breaking: Breaking) -> Table {
     table
 }
 
-fn task_head(task: &str, breaking: Breaking) -> String {
-    let title = title(task);
+fn own_head(title: &str, breaking: Breaking) -> String {
     match (breaking, title) {
         (Breaking::Roles, "ARC-Challenge") => "ARC-\nChall.".to_owned(),
         (Breaking::Roles, "HellaSwag") => "Hella-\nSwag".to_owned(),
@@ -100,7 +92,7 @@ mod tests {
     #[test]
     fn the_table_fits_the_terminal() {
         let report = super::super::tests::sample();
-        for width in [240, 160, 120] {
+        for width in [240, 160, 140] {
             let text = report.to_text(width);
             let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
             assert!(widest <= width, "{widest} of {width}:\n{text}");

@@ -155,6 +155,8 @@ pub struct Task {
     pub sources: Vec<String>,
     /// SHA-256 of those files, one after the other, in hexadecimal.
     pub sha256: String,
+    /// Examples before each document.
+    pub shots: usize,
 }
 
 impl Task {
@@ -214,6 +216,7 @@ mod tests {
             available: 10,
             sources: vec![],
             sha256: String::new(),
+            shots: 0,
         };
         for (limit, count) in [(3.0, 3), (3.9, 3), (0.25, 3), (1.0, 1), (0.999, 10), (99.0, 10), (0.0, 0)] {
             let mut limited = task.clone();

@@ -12,6 +12,7 @@ use crate::arguments::Eval;
 use crate::commands::table::{SEED, roles};
 use crate::engine::{self, Engine};
 use crate::evaluation::{self, Evaluation};
+use crate::store::Keeper;
 use crate::{output, sources};
 
 pub(crate) fn run(arguments: &Eval) -> Result<ExitCode> {
@@ -21,12 +22,14 @@ pub(crate) fn run(arguments: &Eval) -> Result<ExitCode> {
     let checkpoint = sources::model(Some(&arguments.model))?;
     let recipe = engine::recipe_for(&checkpoint, asked, value_blocks)?.for_scoring();
     let tasks = sources::tasks(&arguments.tasks, sources::is_demo(Some(&arguments.model)))?;
+    engine::warn_of_length(&arguments.scoring, &checkpoint);
     let limits = engine::limits(&arguments.scoring, &checkpoint);
     let requests = evaluation::encode(&tasks, &checkpoint, &limits)?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let evaluation = {
-        let mut scorer = engine.scorer(&checkpoint, vec![recipe.clone()], limits);
-        evaluation::evaluate(scorer.as_mut(), &requests)?
+        let mut scorer = engine.scorer(&checkpoint, vec![recipe.clone()], &arguments.scoring);
+        let mut keeper = Keeper::open(&arguments.keeping, &checkpoint, std::slice::from_ref(&recipe))?;
+        keeper.run(|archive| evaluation::evaluate(scorer.as_mut(), &requests, false, archive), &tasks)?
     };
     let row = evaluation.answers.rows.first().context("one row was asked for")?;
     let files: Vec<HarnessTask<'_>> =

@@ -21,6 +21,7 @@ pub(crate) fn run(arguments: &Logits) -> Result<ExitCode> {
     let tokens = tokens(&arguments.tokens)?;
     let checkpoint = sources::model(Some(&arguments.model))?;
     let recipe = engine::recipe_for(&checkpoint, asked, value_blocks)?.for_scoring();
+    engine::warn_of_length(&arguments.scoring, &checkpoint);
     let limit = engine::limits(&arguments.scoring, &checkpoint).max_length;
     if tokens.len() > limit {
         bail!("{} tokens are more than the limit of {limit}; shorten the input or raise --max-length", tokens.len());

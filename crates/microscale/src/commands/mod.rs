@@ -10,6 +10,8 @@ pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod perplexity;
 pub(crate) mod quantize;
 pub(crate) mod recipes;
+pub(crate) mod runs;
 pub(crate) mod table;

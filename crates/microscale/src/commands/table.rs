@@ -1,11 +1,13 @@
 //! `microscale table`: the accuracy table.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use microscale_eval::report::{Report, RowReport};
+use anyhow::{Result, anyhow};
+use microscale_eval::report::{Column, Report, RowReport};
+use microscale_eval::statistics::Paired;
 use microscale_eval::tasks::TASK_VERSION;
-use microscale_eval::{RowAnswers, Task};
+use microscale_eval::{RowAnswers, Task, read_harness};
 use microscale_formats::{E2M1, E3M2, E4M3, ElementFormat, INT8};
 use microscale_model::{Checkpoint, Recipe, Role};
 use serde_json::{Map, Value, json};
@@ -13,6 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::arguments::{Format, Table};
 use crate::engine::{self, Engine};
 use crate::evaluation::{self, Evaluation};
+use crate::store::Keeper;
 use crate::{output, sources, usage};
 
 /// The rows without `--recipe`: those of the published table, and for the demo world the span from INT8 to FP4.
@@ -23,14 +26,24 @@ pub(crate) fn run(arguments: &Table) -> Result<ExitCode> {
     let engine = Engine::new(arguments.scoring.threads)?;
     let value_blocks = arguments.scoring.value_blocks;
     let asked = arguments.recipe.iter().map(|name| engine::recipe(name, value_blocks)).collect::<Result<Vec<_>>>()?;
+    let shown = columns_shown(&arguments.columns)?;
     let checkpoint = sources::model(arguments.model.as_deref())?;
-    let recipes = rows(arguments, asked, &checkpoint)?;
+    let asked = if asked.is_empty() && checkpoint.quantization().is_none() {
+        let usual: &[&str] = if sources::is_demo(arguments.model.as_deref()) { &DEMO_ROWS } else { &PUBLISHED_ROWS };
+        usual.iter().map(|name| engine::recipe(name, value_blocks)).collect::<Result<_>>()?
+    } else {
+        asked
+    };
+    let recipes = engine::rows(&checkpoint, asked, value_blocks)?;
     let tasks = sources::tasks(&arguments.tasks, sources::is_demo(arguments.model.as_deref()))?;
+    engine::warn_of_length(&arguments.scoring, &checkpoint);
     let limits = engine::limits(&arguments.scoring, &checkpoint);
     let requests = evaluation::encode(&tasks, &checkpoint, &limits)?;
+    let divergence = shown.iter().any(|column| column.needs_divergence());
     let evaluation = {
-        let mut scorer = engine.scorer(&checkpoint, recipes.clone(), limits);
-        evaluation::evaluate(scorer.as_mut(), &requests)?
+        let mut scorer = engine.scorer(&checkpoint, recipes.clone(), &arguments.scoring);
+        let mut keeper = Keeper::open(&arguments.keeping, &checkpoint, &recipes)?;
+        keeper.run(|archive| evaluation::evaluate(scorer.as_mut(), &requests, divergence, archive), &tasks)?
     };
     let manifest = Manifest {
         engine: &engine,
@@ -39,43 +52,20 @@ pub(crate) fn run(arguments: &Table) -> Result<ExitCode> {
         tasks: &tasks,
         evaluation: &evaluation,
     };
-    let report = report(&manifest, &evaluation.answers.rows);
+    let mut report = report(&manifest, &evaluation.answers.rows, arguments.margin / 100.0);
+    report.shown = shown;
+    report.manifest.insert("margin".to_owned(), json!(report.margin));
+    for folder in &arguments.import {
+        let first = evaluation.answers.rows.first();
+        let row = imported(folder, &report, first, &tasks)?;
+        report.rows.push(row);
+    }
     output::emit(&render(&report, arguments.format)?, arguments.output.as_deref())?;
     if evaluation.answers.complete {
         return Ok(ExitCode::SUCCESS);
     }
     eprintln!("interrupted: the table covers the documents that were finished, the longest first");
     Ok(ExitCode::FAILURE)
-}
-
-/// bf16 first, then the recipes asked for or the usual ones, each once. A quantized model has no bf16 row: its own recipe
-/// is the first that it can show, and the only one unless others are asked for.
-fn rows(arguments: &Table, asked: Vec<Recipe>, checkpoint: &Checkpoint) -> Result<Vec<Recipe>> {
-    let value_blocks = arguments.scoring.value_blocks;
-    if checkpoint.quantization().is_some() {
-        let own = || engine::recipe_for(checkpoint, None, value_blocks);
-        let asked = if asked.is_empty() { vec![own()?] } else { asked };
-        asked.iter().try_for_each(|recipe| checkpoint.check_recipe(recipe)).map_err(usage)?;
-        return Ok(distinct(Vec::new(), asked));
-    }
-    let defaults: &[&str] = if sources::is_demo(arguments.model.as_deref()) { &DEMO_ROWS } else { &PUBLISHED_ROWS };
-    let usual = || defaults.iter().map(|name| engine::recipe(name, value_blocks)).collect::<Result<Vec<_>>>();
-    let asked = if asked.is_empty() { usual()? } else { asked };
-    let asked = asked.into_iter().filter(|recipe| !recipe.is_bf16()).collect();
-    Ok(distinct(vec![Recipe::bf16().for_scoring()], asked))
-}
-
-/// The rows, and after them those of the others that are not among them yet.
-fn distinct(mut rows: Vec<Recipe>, others: Vec<Recipe>) -> Vec<Recipe> {
-    for recipe in others.into_iter().map(Recipe::for_scoring) {
-        match rows.iter().find(|row| row.same_formats(&recipe)) {
-            Some(twin) => {
-                eprintln!("warning: recipe {} is {} again and gets no row of its own", recipe.name, twin.name)
-            }
-            None => rows.push(recipe),
-        }
-    }
-    rows
 }
 
 fn render(report: &Report, format: Format) -> Result<String> {
@@ -92,7 +82,21 @@ fn terminal_width() -> usize {
     console::Term::stdout().size_checked().map_or(200, |(_, columns)| usize::from(columns))
 }
 
-fn report(manifest: &Manifest<'_>, answers: &[RowAnswers]) -> Report {
+/// The columns asked for, or the usual ones.
+fn columns_shown(names: &[String]) -> Result<Vec<Column>> {
+    if names.is_empty() {
+        return Ok(Column::DEFAULT.to_vec());
+    }
+    let known = || Column::ALL.map(Column::name).join(", ");
+    let column = |name: &String| {
+        Column::from_name(name.trim()).ok_or_else(|| usage(anyhow!("--columns knows {}, not {name}", known())))
+    };
+    names.iter().map(column).collect()
+}
+
+/// The table, each row set against the first over the documents both have answered.
+fn report(manifest: &Manifest<'_>, answers: &[RowAnswers], margin: f64) -> Report {
+    let first = answers.first();
     let rows = answers.iter().filter_map(|answers| {
         let recipe = &manifest.recipes[answers.row];
         let scores = evaluation::scores(manifest.tasks, answers);
@@ -102,18 +106,32 @@ fn report(manifest: &Manifest<'_>, answers: &[RowAnswers]) -> Report {
         let mut row = RowReport::new(recipe.name.clone(), manifest.checkpoint.name().to_owned(), scores);
         row.columns = columns(recipe);
         row.roles = roles(recipe);
+        let first = first.filter(|first| first.row != answers.row);
+        row.paired = first.and_then(|first| Paired::of(manifest.tasks, [first, answers], margin, SEED as u32));
         Some(row)
     });
     let rows: Vec<RowReport> = rows.collect();
     let counts = |row: &RowReport| row.tasks.iter().map(|(name, score)| (name.clone(), score.n)).collect::<Vec<_>>();
     let complete = rows.first().map(counts);
     let mut report = Report::new(manifest.fields(), manifest.line(), rows);
+    report.margin = margin;
     for row in &mut report.rows {
         if complete.as_ref() != Some(&counts(row)) {
             row.delta = None; // other documents: nothing to compare
         }
     }
     report
+}
+
+/// The row of a folder that lm-eval wrote.
+fn imported(folder: &Path, report: &Report, first: Option<&RowAnswers>, tasks: &[Task]) -> Result<RowReport> {
+    let imported = read_harness(folder, tasks)?;
+    let mut row = RowReport::new("imported".to_owned(), imported.name, imported.scores);
+    let head = report.rows.first();
+    row.columns = head.map_or(vec![], |head| head.columns.iter().map(|(name, _)| (name.clone(), "–".into())).collect());
+    row.paired = first.and_then(|first| Paired::of(tasks, [first, &imported.answers], report.margin, SEED as u32));
+    row.delta = row.paired.as_ref().map(|paired| paired.average.difference);
+    Ok(row)
 }
 
 /// The published table's format columns.
@@ -179,18 +197,24 @@ impl Manifest<'_> {
                 _ => quantized.iter().zip(values).map(|(r, v)| (r.name.clone(), v)).collect::<Map<_, _>>().into(),
             }
         };
+        let counts = self.evaluation.answers.counts;
         let fields = [
             ("microscale", json!(env!("CARGO_PKG_VERSION"))),
             ("model", json!(self.checkpoint.name())),
             ("model_sha256", json!(self.checkpoint.hash())),
             ("tasks", Value::Object(tasks.collect())),
-            ("shots", json!(0)),
+            ("shots", json!(self.shots())),
             ("block_size", per_recipe(&|r| json!(r.block_size))),
             ("scale_rule", per_recipe(&|r| json!(r.scale_rule.name()))),
             ("value_blocks", per_recipe(&|r| json!(r.value_blocks.name()))),
             ("instruction_set", json!(self.engine.isa().name())),
             ("threads", json!(self.engine.threads())),
             ("seed", json!(SEED)),
+            ("scored", json!(counts.scored)),
+            ("reused", json!(counts.reused)),
+            ("repeated", json!(counts.repeated)),
+            ("input_tokens", json!(counts.input_tokens)),
+            ("shared_tokens", json!(counts.shared_tokens)),
             ("seconds", json!(self.evaluation.time.as_secs_f64())),
             ("tokens", json!(self.evaluation.tokens)),
             ("tokens_per_second", json!(self.tokens_per_second())),
@@ -220,16 +244,23 @@ impl Manifest<'_> {
         let tasks: Vec<String> = self.tasks.iter().map(|t| format!("{} v{TASK_VERSION:.1}", t.name)).collect();
         let rows: Vec<&str> = self.recipes.iter().map(|r| r.name.as_str()).collect();
         format!(
-            "rows {}; model {} ({hash}); {}; 0-shot{blocks}; {}, {} threads; seed {}; {:.1} s, {:.0} tokens/s",
+            "rows {}; model {} ({hash}); {}; {}-shot{blocks}; {}, {} threads; seed {}; scored {}, reused {}; {:.1} s, {:.0} tokens/s",
             rows.join(", "),
             self.checkpoint.name(),
             tasks.join(", "),
+            self.shots(),
             say("instruction_set"),
             say("threads"),
             SEED,
+            say("scored"),
+            say("reused"),
             self.evaluation.time.as_secs_f64(),
             self.tokens_per_second(),
         )
+    }
+
+    fn shots(&self) -> usize {
+        self.tasks.first().map_or(0, |task| task.shots)
     }
 
     fn tokens_per_second(&self) -> f64 {
@@ -237,5 +268,5 @@ impl Manifest<'_> {
     }
 }
 
-/// lm-eval's default seed. Zero-shot runs draw nothing from it; it is stated so that files compare.
+/// lm-eval's default seed, and that of the bootstrap.
 pub(crate) const SEED: u64 = 1234;

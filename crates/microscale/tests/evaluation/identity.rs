@@ -1,9 +1,11 @@
 //! The same bits whatever the instruction set, the number of threads, the batch, or the company in it.
 
+use std::ops::ControlFlow;
+
 use crate::support::{scored, tasks};
 use microscale::demo;
-use microscale::eval::{Answers, Task};
-use microscale::model::{Limits, Llama, Recipe};
+use microscale::eval::{Answers, Encoder, Task, TaskRequests, run};
+use microscale::model::{Limits, Llama, ModelScorer, Recipe};
 use microscale::tensor::{Cpu, Isa};
 
 const RECIPES: [&str; 4] = ["bf16", "w6a8-attn6", "w4a4", "int8-attn8i"];
@@ -61,6 +63,35 @@ fn batches_and_company() {
     for (alone, among) in alone.rows.iter().zip(&among.rows) {
         assert_eq!(alone.tasks[0], among.tasks[1]);
     }
+}
+
+/// Common beginnings computed once, layers read as they are needed: the same bits, also of what tells rows apart.
+#[test]
+fn shared_prefixes_and_streamed_layers() {
+    let (checkpoint, tasks) = (demo::checkpoint().unwrap(), sample());
+    let tokenizer = checkpoint.tokenizer().unwrap();
+    let encoder = Encoder::new(&tokenizer, 256);
+    let requests: Vec<TaskRequests> = tasks.iter().map(|task| encoder.encode_task(task).unwrap()).collect();
+    let causal = "proj=fp6/fp8,mlp=fp6/fp8,attn=fp6,value-blocks=causal";
+    let blocks = "proj=fp6/fp8,mlp=fp6/fp8,attn=fp6,block=16";
+    let recipes = ["bf16", "w6a8", "w6a8-attn6", causal, blocks];
+    let recipes: Vec<Recipe> = recipes.iter().map(|name| Recipe::parse(name).unwrap()).collect();
+    let run = |share: bool, memory: Option<usize>| {
+        let scorer = ModelScorer::new(Cpu::new(), &checkpoint, recipes.clone(), limits(None));
+        let mut scorer = scorer.share_prefixes(share).memory(memory);
+        run(&mut scorer, &[0, 1, 2, 3, 4], &requests, &mut |_| ControlFlow::Continue(())).unwrap()
+    };
+    let alone = run(false, None);
+    assert_eq!(alone.counts.shared_tokens, 0);
+    for (share, memory) in [(true, None), (true, Some(1)), (false, Some(1))] {
+        let other = run(share, memory);
+        assert!(bits(&other) == bits(&alone), "sharing {share}, memory {memory:?}");
+        assert!(other.rows == alone.rows, "sharing {share}, memory {memory:?}");
+        assert_eq!(share, other.counts.shared_tokens * 10 > other.counts.input_tokens, "{:?}", other.counts);
+    }
+    assert!(alone.rows[0].tasks[0].divergence.kl.is_empty());
+    let tokens = alone.rows[1].tasks[0].divergence.kl.len();
+    assert!(tokens > 0 && alone.rows[1].tasks[0].divergence.agreed <= tokens);
 }
 
 /// In causal mode a token's logits do not depend on what follows; in sequence mode with V quantized they may.

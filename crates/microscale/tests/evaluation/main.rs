@@ -3,4 +3,5 @@
 mod demo;
 mod identity;
 mod reference;
+mod speed;
 mod support;

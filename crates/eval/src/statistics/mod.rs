@@ -1,5 +1,16 @@
 //! Whether two rows differ by more than chance, from their verdicts on the same documents.
 
+mod bootstrap;
+mod comparison;
+mod distribution;
+mod divergence;
+mod equivalence;
+
+pub use bootstrap::{RESAMPLES, bootstrap_interval, resampled_interval};
+pub use comparison::{ALPHA, Comparison, Conclusion, Paired};
+pub use divergence::DivergenceSummary;
+pub use equivalence::Equivalence;
+
 /// How the verdicts of one row compare with those of another on the same documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flips {
@@ -26,6 +37,26 @@ impl Flips {
             }
         }
         flips
+    }
+
+    /// How many documents were judged.
+    pub fn documents(&self) -> usize {
+        self.both_right + self.both_wrong + self.gained + self.lost
+    }
+
+    /// Accuracy under the second less that under the first, in 0…1; NaN over nothing.
+    pub fn difference(&self) -> f64 {
+        (self.gained as f64 - self.lost as f64) / self.documents() as f64
+    }
+
+    /// Both counts together.
+    fn and(&self, other: &Flips) -> Flips {
+        Flips {
+            both_right: self.both_right + other.both_right,
+            both_wrong: self.both_wrong + other.both_wrong,
+            gained: self.gained + other.gained,
+            lost: self.lost + other.lost,
+        }
     }
 
     /// The exact two-sided p of McNemar's test ([`mcnemar_exact`]).

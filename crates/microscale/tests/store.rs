@@ -1,0 +1,139 @@
+//! Runs survive: a killed one is taken up where it ended, two at once do not disturb each other, and what is kept can
+//! be shown.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use microscale::tensor::math;
+use serde_json::Value;
+
+/// Requests of the run below, times rows.
+const TABLE: [&str; 10] =
+    ["table", "--recipe", "w6a8", "--tasks", "piqa,winogrande", "--limit", "60", "--format", "json", "--batch-size=4"];
+
+fn command(store: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_microscale"));
+    command.args(arguments).arg("--store").arg(store).env_remove("MICROSCALE_ISA");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn table(store: &Path) -> Value {
+    serde_json::from_str(&text(&command(store, &TABLE).output().unwrap())).unwrap()
+}
+
+fn counts(table: &Value) -> [u64; 2] {
+    ["scored", "reused"].map(|key| table["manifest"][key].as_u64().unwrap())
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_run_goes_on_and_ends_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let undisturbed = table(&folder.path().join("undisturbed.sqlite"));
+    let [all, none] = counts(&undisturbed);
+    assert!(all > 400 && none == 0, "{all}");
+    let store = folder.path().join("killed.sqlite");
+    for moment in [30, 200, 350, 500, 650, 800] {
+        let mut child = command(&store, &TABLE).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(moment));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let resumed = table(&store);
+    assert_eq!(resumed["rows"], undisturbed["rows"]);
+    let [scored, reused] = counts(&resumed);
+    assert_eq!(scored + reused, all);
+    let again = table(&store);
+    assert_eq!((counts(&again), &again["rows"]), ([0, all], &undisturbed["rows"]));
+}
+
+#[test]
+fn two_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("runs.sqlite");
+    let both = [(); 2].map(|()| command(&store, &TABLE).spawn().unwrap());
+    let both = both.map(|child| child.wait_with_output().unwrap());
+    let [first, second] = both.map(|output| serde_json::from_str::<Value>(&text(&output)).unwrap());
+    assert_eq!(first["rows"], second["rows"]);
+    let [all, _] = counts(&first);
+    let after = table(&store);
+    assert_eq!((counts(&after)[0], &after["rows"]), (0, &first["rows"]));
+    assert_eq!(counts(&after)[1], all + counts(&first)[1]);
+}
+
+#[test]
+fn the_baseline_is_kept_and_runs_can_be_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("deep/runs.sqlite");
+    let run = |arguments: &[&str]| text(&command(&store, arguments).output().unwrap());
+    let base = ["--tasks", "piqa,winogrande", "--limit", "60", "--format", "json", "--columns", "delta"];
+    let table = |recipe: &str| -> Value {
+        serde_json::from_str(&run(&[&["table", "--recipe", recipe][..], &base].concat())).unwrap()
+    };
+    let [first, _] = counts(&table("bf16"));
+    assert_eq!(counts(&table("w4a4")), [first, first]);
+    assert_eq!(counts(&table("int8")), [first, first]);
+    // Another value-blocks mode is another run; of a recipe without blocks of values it is asked for in vain.
+    let listed = run(&["runs", "list"]);
+    assert_eq!(listed.lines().count(), 4, "{listed}");
+    let number = |recipe: &str| {
+        let line = listed.lines().find(|line| line.contains(recipe)).unwrap();
+        line.split_whitespace().next().unwrap().to_owned()
+    };
+    let shown = run(&["runs", "show", &number("w4a4")]);
+    assert!(shown.contains("PIQA") && shown.contains("60 of 320") && shown.contains("average"), "{shown}");
+    let compared = run(&["runs", "compare", &number("bf16"), &number("w4a4")]);
+    assert!(compared.contains("WinoGrande") && compared.lines().last().unwrap().starts_with("average"), "{compared}");
+    let exported: Value = serde_json::from_str(&run(&["runs", "export", &number("int8")])).unwrap();
+    assert_eq!(exported["tasks"][0]["documents"].as_array().unwrap().len(), 60);
+    run(&["runs", "delete", &number("int8")]);
+    assert_eq!(run(&["runs", "list"]).lines().count(), 3);
+    assert_eq!(counts(&table("int8")), [first, first]);
+    let refused = command(&store, &["runs", "show", "99"]).output().unwrap();
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(1) && error.contains("runs list"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_store_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("runs.sqlite");
+    std::fs::write(&file, "this is not a database, and long enough to be taken for one at first sight".repeat(20))
+        .unwrap();
+    let output = command(&file, &TABLE).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("runs.sqlite"));
+}
+
+#[test]
+fn perplexity_of_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, file) = (folder.path().join("runs.sqlite"), folder.path().join("text.txt"));
+    let line = "Question: Where does the barber live? Answer: in the small town by the river. ";
+    std::fs::write(&file, line.repeat(12)).unwrap();
+    let measure = |more: &[&str]| -> Value {
+        let arguments = [&["perplexity", "demo", file.to_str().unwrap(), "--recipe", "w4a4", "--format", "json"], more];
+        serde_json::from_str(&text(&command(&store, &arguments.concat()).output().unwrap())).unwrap()
+    };
+    let apart = measure(&["--window", "64"]);
+    let sliding = measure(&["--window", "64", "--stride", "16"]);
+    let number = |report: &Value, row: usize, key: &str| report["rows"][row][key].as_f64().unwrap();
+    assert_eq!(apart["bytes"], 12 * line.len());
+    for report in [&apart, &sliding] {
+        let (nats, tokens) = (-number(report, 0, "log_likelihood"), report["tokens"].as_f64().unwrap());
+        assert!((number(report, 0, "perplexity") - math::exp(nats / tokens)).abs() < 1e-9);
+        let bytes = report["bytes"].as_f64().unwrap();
+        assert!((number(report, 0, "bits_per_byte") - nats / bytes / std::f64::consts::LN_2).abs() < 1e-12);
+        assert!(number(report, 1, "kl_mean") > 0.0 && report["rows"][0]["kl_mean"].is_null());
+    }
+    // More context, better predictions of a text that repeats itself.
+    assert!(number(&sliding, 0, "perplexity") < number(&apart, 0, "perplexity"));
+    assert_eq!(measure(&["--window", "64"]), apart);
+}
