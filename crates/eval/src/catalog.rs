@@ -152,7 +152,7 @@ impl Catalog {
         let mut documents = Vec::new();
         for &index in &candidate.files {
             let file = &self.files.list()[index];
-            let labels = self.piqa_labels(index)?;
+            let labels = self.piqa_labels(&candidate.task, index)?;
             for source in std::iter::once(file).chain(labels) {
                 hash.update(&*source.read()?);
                 sources.push(source.label.clone());
@@ -214,11 +214,10 @@ impl Catalog {
     }
 
     /// The labels file beside PIQA's `valid.jsonl` or `train.jsonl`, where file `index` is that.
-    fn piqa_labels(&self, index: usize) -> Result<Option<&File>, Error> {
+    fn piqa_labels(&self, task: &str, index: usize) -> Result<Option<&File>, Error> {
         let file = &self.files.list()[index];
-        let Some((_, labels)) = PIQA_LABELS.into_iter().find(|(name, _)| file.name() == *name) else {
-            return Ok(None);
-        };
+        let labels = PIQA_LABELS.into_iter().find(|(name, _)| task == "piqa" && file.name() == *name);
+        let Some((_, labels)) = labels else { return Ok(None) };
         let beside = |other: &&File| other.name() == labels && other.folders() == file.folders();
         let found = self.files.list().iter().find(beside);
         if found.is_none() && !first_record(file)?.is_some_and(|record| record.has("label")) {

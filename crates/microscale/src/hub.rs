@@ -74,10 +74,9 @@ pub fn examples(task: &str, settings: &Settings, progress: &dyn Progress) -> Res
 }
 
 fn data(task: &str) -> Result<&'static Data, HubError> {
-    DATA.iter().find(|data| data.task == task).ok_or_else(|| HubError::UnknownTask {
-        task: task.to_owned(),
-        known: tasks().collect::<Vec<_>>().join(", "),
-    })
+    DATA.iter()
+        .find(|data| data.task == task)
+        .ok_or_else(|| HubError::UnknownTask { task: task.to_owned(), known: tasks().collect::<Vec<_>>().join(", ") })
 }
 
 fn files(data: &Data, settings: &Settings, progress: &dyn Progress) -> Result<Vec<(String, PathBuf)>, HubError> {

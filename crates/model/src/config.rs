@@ -139,7 +139,7 @@ impl Config {
 /// The architecture, if the model is one that runs here as it is.
 fn supported(fields: Fields<'_>) -> Result<Architecture, Error> {
     if fields.get("quantization_config").is_some() {
-        let expected = "none: of other programs; see `microscale convert --to native`";
+        let expected = "none: bring models of other programs here with `microscale convert --to native`, or give the bf16 original";
         return Err(fields.error("quantization_config", expected));
     }
     let named = |name: &str| Architecture::ALL.into_iter().find(|a| a.name() == name);
