@@ -12,6 +12,9 @@ use crate::source::{Pair, Source, Tensor, pair};
 
 pub(crate) struct CompressedTensors;
 
+/// The formats of a weight and of its inputs.
+type Formats = (ElementFormat, Option<ElementFormat>);
+
 impl Dialect for CompressedTensors {
     fn read(&self, folder: &Folder, _config: &Map<String, Value>) -> Result<(Vec<Tensor>, Vec<String>), Error> {
         let (mut tensors, mut parts) = (Vec::new(), Vec::new());
@@ -38,7 +41,7 @@ impl Dialect for CompressedTensors {
     }
 
     fn configure(&self, source: &Source, config: &mut Map<String, Value>) {
-        let mut groups: Vec<((ElementFormat, Option<ElementFormat>), Vec<&str>)> = Vec::new();
+        let mut groups: Vec<(Formats, Vec<&str>)> = Vec::new();
         for (tensor, format) in source.packed() {
             let key = (format.element, source.about.recipe.as_ref().and_then(|recipe| input_format(recipe, tensor)));
             match groups.iter_mut().find(|group| group.0 == key) {

@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn halves_of_a_block() {
-        let codes: Vec<u8> = (0..16).map(|i| (2 * i) % 16 | ((2 * i + 1) % 16) << 4).collect();
+        let codes: Vec<u8> = (0..16).map(|i| ((2 * i) % 16) | (((2 * i + 1) % 16) << 4)).collect();
         let (mut halves, mut again) = ([0; 16], [0; 16]);
         split_halves(&codes, &mut halves);
         assert_eq!(halves[..3], [0x00, 0x11, 0x22]); // codes 0 and 16, 1 and 17, 2 and 18

@@ -148,7 +148,7 @@ fn order(from: Option<usize>, to: Option<usize>, rows: usize) -> Result<Vec<usiz
         (None, Some(head_dim)) => rope_order(head_dim, true),
         (Some(_), Some(_)) => return Err("has heads of another size than config.json says".to_owned()),
     };
-    match order.is_empty() || rows % order.len() != 0 {
+    match order.is_empty() || !rows.is_multiple_of(order.len()) {
         false => Ok(order),
         true => Err(format!("has {rows} rows, which heads of {} do not divide", order.len())),
     }

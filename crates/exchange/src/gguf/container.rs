@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use microscale_formats::BLOCK;
 use microscale_model::transfer::{Container, Placed};
 
 use crate::notes;
@@ -56,8 +57,9 @@ impl Type {
         match self {
             Type::F32 => columns.checked_mul(4),
             Type::F16 | Type::Bf16 => columns.checked_mul(2),
-            Type::Q8_0 => (columns % 32 == 0).then(|| columns / 32).and_then(|blocks| blocks.checked_mul(34)),
-            Type::Mxfp4 => (columns % 32 == 0).then(|| columns / 32).and_then(|blocks| blocks.checked_mul(17)),
+            Type::Q8_0 | Type::Mxfp4 if !columns.is_multiple_of(BLOCK) => None,
+            Type::Q8_0 => (columns / BLOCK).checked_mul(34),
+            Type::Mxfp4 => (columns / BLOCK).checked_mul(17),
         }
     }
 }
