@@ -381,7 +381,7 @@ mod tests {
                     let log_likelihood = formula(row, &requests[request]);
                     let length = requests[request].tokens.len();
                     let divergence = (row != rows[0]).then(|| Divergence { kl: vec![row as f32], agreed: length });
-                    let greedy = length % 2 == 0;
+                    let greedy = length.is_multiple_of(2);
                     if sink(Outcome { row, request, log_likelihood, greedy, divergence, reused: 1 }).is_break() {
                         return Ok(());
                     }
@@ -509,7 +509,7 @@ mod tests {
                     if now.requests_done == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 };
                 let run = Run { rows, tasks: &tasks, divergence, archive: Some(&mut memory) };
-                run.score(&mut Fake::new(stop % 2 == 0), &mut progress).unwrap()
+                run.score(&mut Fake::new(stop.is_multiple_of(2)), &mut progress).unwrap()
             };
             let first = score(&[0, 1], true, stop);
             assert!(!first.complete && first.counts.scored == stop, "{:?}", first.counts);

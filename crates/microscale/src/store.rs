@@ -55,11 +55,11 @@ impl Keeper {
 
     /// Does `work` with the store as its archive and keeps what came of the tasks.
     pub(crate) fn run(
-        &mut self,
+        &self,
         work: impl FnOnce(Option<&mut dyn Archive>) -> Result<Evaluation>,
         tasks: &[Task],
     ) -> Result<Evaluation> {
-        let Some(store) = &mut self.store else { return work(None) };
+        let Some(store) = &self.store else { return work(None) };
         let mut recorder = Recorder::new(store, &self.keys)?;
         let evaluation = work(Some(&mut recorder))?;
         recorder.write().context("the scores are not kept")?;

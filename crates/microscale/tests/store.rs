@@ -40,7 +40,7 @@ fn a_killed_run_goes_on_and_ends_the_same() {
     let [all, none] = counts(&undisturbed);
     assert!(all > 400 && none == 0, "{all}");
     let store = folder.path().join("killed.sqlite");
-    for moment in [30, 200, 350, 500, 650, 800] {
+    for moment in [30, 200, 400, 600, 900, 1200] {
         let mut child = command(&store, &TABLE).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(moment));
         child.kill().unwrap();
@@ -50,6 +50,7 @@ fn a_killed_run_goes_on_and_ends_the_same() {
     assert_eq!(resumed["rows"], undisturbed["rows"]);
     let [scored, reused] = counts(&resumed);
     assert_eq!(scored + reused, all);
+    assert!(reused > 0, "nothing of what was scored before is there");
     let again = table(&store);
     assert_eq!((counts(&again), &again["rows"]), ([0, all], &undisturbed["rows"]));
 }

@@ -226,7 +226,7 @@ mod tests {
             }
             assert_eq!(computed, layout.batch.tokens());
             for sequence in &layout.batch.sequences {
-                assert!(sequence.after.is_none() || sequence.position % step == 0);
+                assert!(sequence.after.is_none() || sequence.position.is_multiple_of(step));
             }
         }
         // 40 tokens once, then 3, 4, 1, 2 and 11 of their own, and 29 alone.

@@ -107,7 +107,7 @@ impl Store {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn save_task(&mut self, run: i64, task: &StoredTask) -> Result<(), Error> {
+    pub fn save_task(&self, run: i64, task: &StoredTask) -> Result<(), Error> {
         let mut task = task.clone();
         for old in self.tasks(run)? {
             if old.key() == task.key() {

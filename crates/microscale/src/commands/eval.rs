@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: &Eval) -> Result<ExitCode> {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let evaluation = {
         let mut scorer = engine.scorer(&checkpoint, vec![recipe.clone()], &arguments.scoring);
-        let mut keeper = Keeper::open(&arguments.keeping, &checkpoint, std::slice::from_ref(&recipe))?;
+        let keeper = Keeper::open(&arguments.keeping, &checkpoint, std::slice::from_ref(&recipe))?;
         keeper.run(|archive| evaluation::evaluate(scorer.as_mut(), &requests, false, archive), &tasks)?
     };
     let row = evaluation.answers.rows.first().context("one row was asked for")?;

@@ -21,8 +21,6 @@ const WINDOW: usize = 2048;
 struct Text {
     tokens: usize,
     bytes: usize,
-    window: usize,
-    stride: usize,
 }
 
 pub(crate) fn run(arguments: &Perplexity) -> Result<ExitCode> {
@@ -50,11 +48,11 @@ pub(crate) fn run(arguments: &Perplexity) -> Result<ExitCode> {
     if tokens.is_empty() {
         return Err(anyhow!("{file} holds no text"));
     }
-    let measured = Text { tokens: tokens.len(), bytes: text.len(), window, stride };
+    let measured = Text { tokens: tokens.len(), bytes: text.len() };
     let windows = rolling(&tokens, prefix, window, stride).into_iter().map(|request| vec![request]).collect();
     let requests = [TaskRequests { task: "text".to_owned(), documents: windows, truncated: 0 }];
     let mut scorer = engine.scorer(&checkpoint, recipes.clone(), &arguments.scoring);
-    let mut keeper = Keeper::open(&arguments.keeping, &checkpoint, &recipes)?;
+    let keeper = Keeper::open(&arguments.keeping, &checkpoint, &recipes)?;
     let evaluation = keeper.run(|archive| evaluation::evaluate(scorer.as_mut(), &requests, true, archive), &[])?;
     if !evaluation.answers.complete {
         eprintln!("interrupted: the same command goes on where this one ended");

@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &Table) -> Result<ExitCode> {
     let divergence = shown.iter().any(|column| column.needs_divergence());
     let evaluation = {
         let mut scorer = engine.scorer(&checkpoint, recipes.clone(), &arguments.scoring);
-        let mut keeper = Keeper::open(&arguments.keeping, &checkpoint, &recipes)?;
+        let keeper = Keeper::open(&arguments.keeping, &checkpoint, &recipes)?;
         keeper.run(|archive| evaluation::evaluate(scorer.as_mut(), &requests, divergence, archive), &tasks)?
     };
     let manifest = Manifest {
