@@ -61,7 +61,7 @@ pub(crate) fn evaluate(
             bar.set_length(now.tokens_total as u64);
         }
         tokens = now.tokens_done;
-        bar.set_position(now.tokens_done as u64);
+        bar.set_position((now.tokens_done + now.tokens_underway) as u64);
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();

@@ -21,7 +21,7 @@
 //! Score a choice:
 //!
 //! ```
-//! use microscale::model::{Limits, ModelScorer, Recipe, Request, Scorer};
+//! use microscale::model::{Event, Limits, ModelScorer, Recipe, Request, Scorer};
 //!
 //! # fn main() -> Result<(), microscale::model::Error> {
 //! let checkpoint = microscale::demo::checkpoint()?; // or Checkpoint::open("path/to/llama".as_ref())?
@@ -30,8 +30,10 @@
 //! let mut scorer = ModelScorer::new(microscale::tensor::Cpu::new(), &checkpoint, recipes, limits);
 //! let tokens = checkpoint.tokenizer()?.encode("Question: where", true)?;
 //! let request = Request { context: tokens.len() - 1, tokens };
-//! scorer.score(&[0, 1], &[request], &mut |outcome| {
-//!     println!("row {}: log-likelihood {:.3}", outcome.row, outcome.log_likelihood);
+//! scorer.score(&[0, 1], &[request], &mut |event| {
+//!     if let Event::Scored(outcome) = event {
+//!         println!("row {}: log-likelihood {:.3}", outcome.row, outcome.log_likelihood);
+//!     }
 //!     std::ops::ControlFlow::Continue(())
 //! })?;
 //! # Ok(())

@@ -81,12 +81,36 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A table that needs more memory than it may take.
+    #[error(
+        "these rows need {} at least, and {} were allowed; give fewer rows, more memory, or a model that \
+         `microscale quantize` has made smaller", gigabytes(*.needed), gigabytes(*.allowed)
+    )]
+    Memory {
+        /// Bytes needed.
+        needed: usize,
+        /// Bytes allowed.
+        allowed: usize,
+    },
+    /// Activations that memory had no room for could not be kept in a temporary file.
+    #[error("a temporary file in {directory}: {source}; set TMPDIR to a folder with more room, or allow more memory")]
+    Spill {
+        /// The folder.
+        directory: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// A text that cannot be continued.
     #[error("cannot generate: {reason}")]
     Generation {
         /// What stands against it.
         reason: String,
     },
+}
+
+/// Bytes, to be read.
+fn gigabytes(bytes: usize) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 impl Error {

@@ -1,6 +1,7 @@
 //! The weights of a table's rows: those in the same formats are there once, all of them in memory or one layer at a
 //! time.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -54,7 +55,7 @@ const LAYER_ROLES: [Role; 2] = [Role::ProjectionWeight, Role::MlpWeight];
 pub(crate) struct WeightBytes {
     /// With every layer in memory.
     pub(crate) resident: usize,
-    /// With two layers in memory and a third being made.
+    /// With one layer at work and the next one made.
     pub(crate) streamed: usize,
 }
 
@@ -74,7 +75,7 @@ impl<'a, B: Backend> Origin<'a, B> {
         // A matrix is read whole before it is packed.
         let reading = 2 * rows.first().map_or(0, |row| size(row).largest_matrix);
         let resident = ends + layers + reading;
-        WeightBytes { resident, streamed: ends + 3 * layers / config.layers.max(1) + reading / 2 }
+        WeightBytes { resident, streamed: ends + 2 * layers / config.layers.max(1) + reading }
     }
 
     /// Reads what `rows` need; the layers too if they are to stay in memory.
@@ -117,19 +118,23 @@ impl<B: Backend> RowWeights<B> {
         &layers[self.kinds[position][1]]
     }
 
-    /// Hands `work` every layer in all its kinds, in order. Layers that are not in memory are read by a thread of their
-    /// own, one ahead.
+    /// Hands `work` every layer in all its kinds, in order, until it asks to stop. Layers that are not in memory are
+    /// read by a thread of their own, one ahead.
     ///
     /// # Errors
-    /// A tensor that cannot be read.
+    /// A tensor that cannot be read; what `work` fails with.
     pub(crate) fn each_layer(
         &self,
         origin: &Origin<'_, B>,
-        mut work: impl FnMut(&[Arc<Layer<B>>]),
-    ) -> Result<(), Error> {
+        mut work: impl FnMut(&[Arc<Layer<B>>]) -> Result<ControlFlow<()>, Error>,
+    ) -> Result<ControlFlow<()>, Error> {
         if let Some(layers) = &self.resident {
-            layers.iter().for_each(|layer| work(layer));
-            return Ok(());
+            for layer in layers {
+                if work(layer)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            return Ok(ControlFlow::Continue(()));
         }
         thread::scope(|scope| {
             let (send, receive) = mpsc::sync_channel(0);
@@ -141,9 +146,11 @@ impl<B: Backend> RowWeights<B> {
                 }
             });
             for layer in receive {
-                work(&layer?);
+                if work(&layer?)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
             }
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })
     }
 }

@@ -48,6 +48,19 @@ pub struct Outcome {
     pub reused: usize,
 }
 
+/// What a scorer tells while it works.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A request has been scored under a row.
+    Scored(Outcome),
+    /// Requests on their way have come this much further: what is done of the computation of those that have no
+    /// outcome yet, in input tokens times rows.
+    Underway {
+        /// Tokens' worth of work, over all requests that have no outcome yet.
+        tokens: usize,
+    },
+}
+
 /// Scores requests under one or several rows.
 ///
 /// A row is an opaque label to the caller; the scorer knows the recipe behind it. Outcomes do not depend on the
@@ -56,7 +69,8 @@ pub trait Scorer {
     /// The labels of the rows, in the order of their indices.
     fn rows(&self) -> &[String];
 
-    /// Scores every request under every row of `rows` and gives each outcome to `sink`, in any order.
+    /// Scores every request under every row of `rows` and gives each outcome to `sink`, in any order; in between it
+    /// may say how far it is.
     ///
     /// Requests that begin alike are scored together; otherwise they are taken in about the order given, and a request
     /// gets its outcomes under all rows before most later ones have any. `ControlFlow::Break` from the sink ends the
@@ -69,6 +83,6 @@ pub trait Scorer {
         &mut self,
         rows: &[usize],
         requests: &[Request],
-        sink: &mut dyn FnMut(Outcome) -> ControlFlow<()>,
+        sink: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<(), Error>;
 }
