@@ -127,7 +127,18 @@ fn weight(bencher: Bencher<'_, '_>, name: &str) {
         .bench_local(|| black_box(MxTensor::from_matrix(black_box(&x), format)));
 }
 
-/// What the two above are measured against: a copy of bf16 values, the destination's pages there already.
+/// The same into memory that is there, as a copy's is.
+#[divan::bench(args = FORMATS, sample_count = 20)]
+fn weight_refilled(bencher: Bencher<'_, '_>, name: &str) {
+    let (x, format) = (random(SHAPE[0], SHAPE[1]), format(name).expect("an element format"));
+    let mut tensor = MxTensor::from_matrix(&x, format);
+    bencher.counter(BytesCount::new(2 * x.values().len())).bench_local(|| {
+        tensor.refill(black_box(x.values())).expect("values of the same shape");
+        black_box(&mut tensor);
+    });
+}
+
+/// What these are measured against: a copy of bf16 values, the destination's pages there already.
 #[divan::bench(sample_count = 50)]
 fn copy(bencher: Bencher<'_, '_>) {
     use rayon::prelude::*;

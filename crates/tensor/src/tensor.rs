@@ -35,6 +35,12 @@ pub trait Real: Copy + Send + Sync {
         }
         halves
     }
+
+    /// The block as pairs of bf16, if that is what it is.
+    #[inline(always)]
+    fn pairs(_block: &[Self; BLOCK]) -> Option<[u32; BLOCK / 2]> {
+        None
+    }
 }
 
 impl Real for f32 {
@@ -57,14 +63,24 @@ impl Real for bf16 {
 
     #[inline(always)]
     fn halves(block: &[bf16; BLOCK]) -> [[f32; BLOCK / 2]; 2] {
-        // Two elements at a time, which is how the machine loads them.
-        let mut halves = [[0.0; BLOCK / 2]; 2];
-        for (i, [even, odd]) in block.as_chunks::<2>().0.iter().enumerate() {
-            let pair = u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;
-            (halves[0][i], halves[1][i]) = (f32::from_bits(pair << 16), f32::from_bits(pair & 0xFFFF_0000));
-        }
-        halves
+        let pairs = block_pairs(block);
+        [pairs.map(|pair| f32::from_bits(pair << 16)), pairs.map(|pair| f32::from_bits(pair & 0xFFFF_0000))]
     }
+
+    #[inline(always)]
+    fn pairs(block: &[bf16; BLOCK]) -> Option<[u32; BLOCK / 2]> {
+        Some(block_pairs(block))
+    }
+}
+
+/// Two elements at a time, the even one in the low half, which is how the machine loads them.
+#[inline(always)]
+pub(crate) fn block_pairs(block: &[bf16; BLOCK]) -> [u32; BLOCK / 2] {
+    let mut pairs = [0; BLOCK / 2];
+    for (pair, [even, odd]) in pairs.iter_mut().zip(block.as_chunks::<2>().0) {
+        *pair = u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;
+    }
+    pairs
 }
 
 impl MxTensor {
@@ -77,10 +93,23 @@ impl MxTensor {
     pub fn quantize<T: Real>(values: &[T], shape: &[usize], axis: usize, format: BlockFormat) -> Result<Self, Error> {
         let rows = Rows::new(shape, axis, format)?;
         check("values", shape, rows.count * rows.length, values.len())?;
-        let mut codes = vec![0; rows.count * rows.code_bytes];
-        let mut scales = vec![E8M0(0); rows.count * rows.blocks];
-        let (isa, quantizer) = (Isa::best(), Quantizer::new(format));
+        let codes = vec![0; rows.count * rows.code_bytes];
+        let scales = vec![E8M0(0); rows.count * rows.blocks];
+        let mut tensor = MxTensor { format, shape: shape.to_vec(), axis, codes, scales };
+        tensor.refill(values)?;
+        Ok(tensor)
+    }
+
+    /// Quantizes other values of the same shape, in place of what was there: without the time that new memory takes.
+    ///
+    /// # Errors
+    /// Not as many values as the shape calls for.
+    pub fn refill<T: Real>(&mut self, values: &[T]) -> Result<(), Error> {
+        let rows = self.rows();
+        check("values", &self.shape, rows.count * rows.length, values.len())?;
+        let (isa, quantizer) = (Isa::best(), Quantizer::new(self.format));
         let least = (8192 / rows.length).max(1);
+        let (codes, scales) = (&mut self.codes, &mut self.scales);
         let each = codes.par_chunks_mut(rows.code_bytes).zip(scales.par_chunks_mut(rows.blocks)).with_min_len(least);
         each.enumerate().for_each_init(Vec::new, |gathered, (i, (codes, scales))| {
             let row = if rows.stride == 1 {
@@ -92,7 +121,7 @@ impl MxTensor {
             };
             quantizer.encode_row(isa, row, codes, scales);
         });
-        Ok(MxTensor { format, shape: shape.to_vec(), axis, codes, scales })
+        Ok(())
     }
 
     /// Quantizes a matrix along its columns.

@@ -114,7 +114,8 @@ fn requests_are_sorted_and_duplicates_scored_once() {
         request(&[1, 9], 1),
     ];
     assert_eq!(fake.asked, [(0, expected.clone()), (1, expected)]);
-    let last = Progress { requests_done: 10, requests_total: 10, tokens_done: 34, tokens_underway: 0, tokens_total: 34 };
+    let last =
+        Progress { requests_done: 10, requests_total: 10, tokens_done: 34, tokens_underway: 0, tokens_total: 34 };
     assert_eq!(steps.len(), 11);
     assert_eq!(steps[0], Progress { requests_total: 10, tokens_total: 34, ..Progress::default() });
     assert_eq!(steps[10], last);
@@ -154,8 +155,7 @@ struct Memory(Vec<(usize, Request, Kept)>);
 
 impl Archive for Memory {
     fn recall(&mut self, row: usize, requests: &[Request]) -> Result<Vec<Option<Kept>>, Error> {
-        let find =
-            |request| self.0.iter().find(|(r, q, _)| *r == row && q == request).map(|(.., kept)| kept.clone());
+        let find = |request| self.0.iter().find(|(r, q, _)| *r == row && q == request).map(|(.., kept)| kept.clone());
         Ok(requests.iter().map(find).collect())
     }
 

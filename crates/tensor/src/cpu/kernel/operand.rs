@@ -10,6 +10,7 @@ use super::sides::{STEP, Scales, StepBytes, TILE, XTile};
 use crate::cpu::simd::codes::{BYTE_BIAS, is_small_integer};
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
+use crate::tensor::block_pairs;
 use crate::{BlockFormat, Matrix};
 
 /// Activations ready to be multiplied.
@@ -180,15 +181,12 @@ pub(in crate::cpu) fn step_of<T>(row: &[T], step: usize) -> &[T] {
 /// Up to 32 values as pairs, zero beyond the last.
 #[inline(always)]
 pub(in crate::cpu) fn pairs_of(values: &[bf16]) -> [u32; LANES] {
+    if let Ok(values) = values.try_into() {
+        return block_pairs(values);
+    }
     let mut pairs = [0; LANES];
-    if let Ok(values) = <&[bf16; STEP]>::try_from(values) {
-        for (pair, [even, odd]) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
-            *pair = u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;
-        }
-    } else {
-        for (i, value) in values.iter().enumerate() {
-            pairs[i / 2] |= u32::from(value.to_bits()) << (16 * (i % 2));
-        }
+    for (i, value) in values.iter().enumerate() {
+        pairs[i / 2] |= u32::from(value.to_bits()) << (16 * (i % 2));
     }
     pairs
 }

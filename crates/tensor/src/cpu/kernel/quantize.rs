@@ -3,10 +3,12 @@
 //! Equal to [`microscale_formats::quantize_block`]; the tests compare them. A block of 32 is held as sixteen pairs, the
 //! even elements in one vector and the odd ones in another.
 
+mod words;
+
 use microscale_formats::{BLOCK, E8M0, INT8, ScaleRule};
 
 use super::extent::{ROUND_UP, unit};
-use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
+use crate::cpu::simd::{Isa, LANES, Simd, dispatch, words};
 use crate::{BlockFormat, Real};
 
 /// Bits of an `f32`: all but the sign, the exponent, the sign.
@@ -14,6 +16,7 @@ const MAGNITUDE: u32 = 0x7FFF_FFFF;
 const EXPONENT: u32 = 0x7F80_0000;
 /// The odd element of a pair.
 const HIGH: u32 = 0xFFFF_0000;
+
 /// What rounding to a format takes, in the form the loop wants it.
 #[derive(Clone, Copy)]
 pub(crate) struct Quantizer {
@@ -29,6 +32,10 @@ pub(crate) struct Quantizer {
     max_code: u32,
     /// The smallest magnitudes that make one.
     units: f32,
+    /// Bits of a code's fraction.
+    mantissa: u16,
+    /// What the exponent field of the smallest normal number is more than its block's scale, before scaling.
+    lowest: i32,
     /// What to add to the bits of a normal number so that its exponent field, less emax, is the scale's byte.
     bump: u32,
 }
@@ -45,43 +52,71 @@ impl Quantizer {
             max: element.max(),
             max_code: u32::from(element.encode(f64::from(element.max()))),
             units: 1.0 / unit(element),
+            mantissa: element.mantissa_bits() as u16,
+            lowest: 1 - element.bias(),
             bump: bump(format),
         }
     }
 
     /// Writes the packed codes of a row and one scale per block.
     pub(crate) fn encode_row<T: Real>(&self, isa: Isa, row: &[T], codes: &mut [u8], scales: &mut [E8M0]) {
-        dispatch!(isa, simd => match self.format.element.bits() {
-            4 => self.encode::<_, T, 4>(simd, row, codes, scales),
-            6 => self.encode::<_, T, 6>(simd, row, codes, scales),
-            _ => self.encode::<_, T, 8>(simd, row, codes, scales),
-        });
+        match self.format.element.bits() {
+            4 => self.encode_row_of::<T, 4>(isa, row, codes, scales),
+            6 => self.encode_row_of::<T, 6>(isa, row, codes, scales),
+            _ => self.encode_row_of::<T, 8>(isa, row, codes, scales),
+        }
     }
 
-    #[inline(always)]
-    fn encode<S: Simd, T: Real, const BITS: usize>(&self, simd: S, row: &[T], codes: &mut [u8], scales: &mut [E8M0]) {
+    fn encode_row_of<T: Real, const BITS: usize>(&self, isa: Isa, row: &[T], codes: &mut [u8], scales: &mut [E8M0]) {
         let whole = if self.format.block_size == BLOCK { row.len() / BLOCK } else { 0 };
-        let (packed, packed_rest) = codes.split_at_mut(whole * BLOCK * BITS / 8);
-        let (block_scales, rest_scales) = scales.split_at_mut(whole);
-        let blocks = row.as_chunks::<BLOCK>().0.iter().zip(packed.chunks_exact_mut(BLOCK * BITS / 8));
-        for ((block, to), scale) in blocks.zip(block_scales) {
-            simd.prefetch(block);
-            let halves = T::halves(block);
-            let [even, odd] = [simd.load(&halves[0]), simd.load(&halves[1])];
-            let largest = largest(simd, even, odd);
-            *scale = self.scale_or_nan(
-                largest,
+        let (blocks, rest) = row.split_at(whole * BLOCK);
+        let blocks = blocks.as_chunks().0;
+        let (codes, rest_codes) = codes.split_at_mut(whole * BLOCK * BITS / 8);
+        let (scales, rest_scales) = scales.split_at_mut(whole);
+        match words(isa) {
+            Some(simd) => simd.vectorize(
                 #[inline(always)]
-                || interleave(&halves),
-            );
-            let inverse = simd.splat(if *scale == E8M0::NAN { 0.0 } else { inverse(*scale) });
-            let odd = simd.shift_left(self.codes(simd, odd, inverse), BITS as u32);
-            let pairs = simd.or(self.codes(simd, even, inverse), odd);
-            simd.pack_pairs::<BITS>(if largest >= EXPONENT { simd.splat_pairs(0) } else { pairs }, to);
+                || self.encode_words::<_, T, BITS>(simd, blocks, codes, scales),
+            ),
+            None => dispatch!(isa, simd => self.encode::<_, T, BITS>(simd, blocks, codes, scales)),
         }
-        if whole * BLOCK < row.len() {
-            self.encode_any(simd, &row[whole * BLOCK..], packed_rest, rest_scales);
+        if !rest.is_empty() {
+            dispatch!(isa, simd => self.encode_any(simd, rest, rest_codes, rest_scales));
         }
+    }
+
+    /// Blocks of 32.
+    #[inline(always)]
+    fn encode<S: Simd, T: Real, const BITS: usize>(
+        &self,
+        simd: S,
+        row: &[[T; BLOCK]],
+        codes: &mut [u8],
+        scales: &mut [E8M0],
+    ) {
+        let blocks = row.iter().zip(codes.chunks_exact_mut(BLOCK * BITS / 8));
+        for ((block, to), scale) in blocks.zip(scales) {
+            simd.prefetch(block);
+            *scale = self.encode_block::<_, T, BITS>(simd, block, to);
+        }
+    }
+
+    /// Writes the packed codes of a block of 32 and answers with its scale.
+    #[inline(always)]
+    fn encode_block<S: Simd, T: Real, const BITS: usize>(&self, simd: S, block: &[T; BLOCK], to: &mut [u8]) -> E8M0 {
+        let halves = T::halves(block);
+        let [even, odd] = [simd.load(&halves[0]), simd.load(&halves[1])];
+        let largest = largest(simd, even, odd);
+        let scale = self.scale_or_nan(
+            largest,
+            #[inline(always)]
+            || interleave(&halves),
+        );
+        let inverse = simd.splat(if scale == E8M0::NAN { 0.0 } else { inverse(scale) });
+        let odd = simd.shift_left(self.codes(simd, odd, inverse), BITS as u32);
+        let pairs = simd.or(self.codes(simd, even, inverse), odd);
+        simd.pack_pairs::<BITS>(if largest >= EXPONENT { simd.splat_pairs(0) } else { pairs }, to);
+        scale
     }
 
     /// Blocks of any size.
@@ -322,6 +357,7 @@ fn inverse(scale: E8M0) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::simd;
     use microscale_formats::{ElementFormat, quantize_block};
 
     /// The lowest bit of an integer, as a number.
@@ -368,9 +404,24 @@ mod tests {
                             "{format:?} {isa} of {block:?}"
                         );
                     }
-                    // The way to values starts from bf16.
+                    // The way to values starts from bf16, and codes of those are found in another way.
                     let mut values = block.map(microscale_formats::round_to_bf16);
                     let scale = quantize_block(&values, element, scale_rule, &mut codes);
+                    let halves = values.map(half::bf16::from_f32);
+                    for isa in Isa::available() {
+                        quantizer.encode_row(isa, &halves, &mut packed, &mut found);
+                        let expected = microscale_formats::pack(&codes, element.bits());
+                        assert_eq!((found[0], &packed), (scale, &expected), "{format:?} {isa} of {values:?}");
+                    }
+                    let block = std::slice::from_ref(&halves);
+                    let to = (&mut packed[..], &mut found[..]);
+                    match element.bits() {
+                        4 => quantizer.encode_words::<_, _, 4>(simd::scalar(), block, to.0, to.1),
+                        6 => quantizer.encode_words::<_, _, 6>(simd::scalar(), block, to.0, to.1),
+                        _ => quantizer.encode_words::<_, _, 8>(simd::scalar(), block, to.0, to.1),
+                    }
+                    let expected = microscale_formats::pack(&codes, element.bits());
+                    assert_eq!((found[0], &packed), (scale, &expected), "{format:?} of {values:?}");
                     let lanes: [u32; LANES] =
                         std::array::from_fn(|i| values[2 * i].to_bits() >> 16 | values[2 * i + 1].to_bits() & HIGH);
                     let mut again = values;

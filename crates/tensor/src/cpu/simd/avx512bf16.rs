@@ -8,7 +8,7 @@ use microscale_formats::E8M0;
 
 use super::avx512::Avx512;
 use super::codes::{CodeTable, QUAD};
-use super::{ByteProducts, LANES, Simd};
+use super::{ByteProducts, LANES, Simd, Words};
 
 /// Proof of AVX-512 with VBMI, VNNI and BF16, the latter adding in the canonical order.
 #[derive(Clone, Copy)]
@@ -306,5 +306,36 @@ impl ByteProducts for Avx512Bf16 {
     fn float(self, x: __m512i) -> __m512 {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_cvtepi32_ps(x) }
+    }
+}
+
+impl Words for Avx512Bf16 {
+    lanewise! { 1;
+        sub_words(a: Pairs, b: Pairs) -> Pairs = _mm512_subs_epu16;
+        add_words(a: Pairs, b: Pairs) -> Pairs = _mm512_adds_epu16;
+        min_words(a: Pairs, b: Pairs) -> Pairs = _mm512_min_epu16;
+        shift_words_left(x: Pairs, by: Pairs) -> Pairs = _mm512_sllv_epi16;
+        shift_words_right(x: Pairs, by: Pairs) -> Pairs = _mm512_srlv_epi16;
+    }
+    #[inline(always)]
+    fn splat_words(self, x: u16) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_set1_epi16(x.cast_signed()) }
+    }
+    #[inline(always)]
+    fn negate_words(self, x: __m512i, sign: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_mask_sub_epi16(x, _mm512_movepi16_mask(sign), _mm512_setzero_si512(), x) }
+    }
+    #[inline(always)]
+    fn largest_word(self, x: __m512i) -> u16 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            let half = _mm256_max_epu16(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x));
+            let quarter = _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
+            // The machine finds the smallest of eight.
+            let least = _mm_minpos_epu16(_mm_xor_si128(quarter, _mm_set1_epi16(-1)));
+            !(_mm_cvtsi128_si32(least) as u16)
+        }
     }
 }

@@ -152,8 +152,29 @@ pub(crate) trait ByteProducts: Simd {
     fn float(self, x: Self::I32) -> Self::F32;
 }
 
+/// An instruction set whose pairs are also 32 lanes of 16 bits, each with a shift of its own.
+pub(crate) trait Words: Simd {
+    fn splat_words(self, x: u16) -> Self::Pairs;
+    /// The difference, 0 where it would be negative.
+    fn sub_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
+    /// The sum, the largest word where it would be more.
+    fn add_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
+    fn min_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
+    /// Shifts below 16.
+    fn shift_words_left(self, x: Self::Pairs, by: Self::Pairs) -> Self::Pairs;
+    fn shift_words_right(self, x: Self::Pairs, by: Self::Pairs) -> Self::Pairs;
+    /// The two's complement of the words whose `sign` has its top bit set, the others as they are.
+    fn negate_words(self, x: Self::Pairs, sign: Self::Pairs) -> Self::Pairs;
+    fn largest_word(self, x: Self::Pairs) -> u16;
+}
+
 cfg_select! {
     target_arch = "x86_64" => {
+        /// The instruction set's lanes of 16 bits, where they are faster than those of 32.
+        pub(crate) fn words(isa: Isa) -> Option<avx512bf16::Avx512Bf16> {
+            byte_products(isa)
+        }
+
         /// The instruction set's products of bytes, where they are faster than those of pairs.
         pub(crate) fn byte_products(isa: Isa) -> Option<avx512bf16::Avx512Bf16> {
             match isa {
@@ -163,6 +184,11 @@ cfg_select! {
         }
     }
     _ => {
+        /// None.
+        pub(crate) fn words(_: Isa) -> Option<scalar::Scalar> {
+            None
+        }
+
         /// None: here products of pairs are as fast.
         pub(crate) fn byte_products(_: Isa) -> Option<scalar::Scalar> {
             None

@@ -3,7 +3,7 @@ use std::array::from_fn;
 use microscale_formats::E8M0;
 
 use super::codes::{self, CodeTable};
-use super::{ByteProducts, LANES, Simd};
+use super::{ByteProducts, LANES, Simd, Words};
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -130,5 +130,37 @@ impl ByteProducts for Scalar {
     }
     fn float(self, x: Self::I32) -> Self::F32 {
         x.map(|x| x as f32)
+    }
+}
+
+/// Both halves of a pair, by themselves.
+fn each(a: u32, b: u32, f: impl Fn(u16, u16) -> u16) -> u32 {
+    u32::from(f(a as u16, b as u16)) | u32::from(f((a >> 16) as u16, (b >> 16) as u16)) << 16
+}
+
+impl Words for Scalar {
+    fn splat_words(self, x: u16) -> Self::Pairs {
+        [u32::from(x) << 16 | u32::from(x); LANES]
+    }
+    fn sub_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| each(a[i], b[i], u16::saturating_sub))
+    }
+    fn add_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| each(a[i], b[i], u16::saturating_add))
+    }
+    fn min_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| each(a[i], b[i], u16::min))
+    }
+    fn shift_words_left(self, x: Self::Pairs, by: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| each(x[i], by[i], |x, by| x << by))
+    }
+    fn shift_words_right(self, x: Self::Pairs, by: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| each(x[i], by[i], |x, by| x >> by))
+    }
+    fn negate_words(self, x: Self::Pairs, sign: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| each(x[i], sign[i], |x, sign| if sign >> 15 == 1 { x.wrapping_neg() } else { x }))
+    }
+    fn largest_word(self, x: Self::Pairs) -> u16 {
+        x.into_iter().map(|pair| (pair as u16).max((pair >> 16) as u16)).fold(0, u16::max)
     }
 }
