@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use microscale::eval::store::Store;
 use microscale::tensor::math;
+use microscale_testing::shared;
 use serde_json::Value;
 
 /// Requests of the run below, times rows.
@@ -154,4 +155,23 @@ fn perplexity_of_a_text() {
     }
     assert_ne!(number(&sliding, 0, "perplexity"), number(&apart, 0, "perplexity"));
     assert_eq!(measure(&["--window", "64", "--stride", "64"])["rows"], apart["rows"]);
+}
+
+/// Of a trained model, against lm-eval 0.4.13's windows over the logits of transformers 4.44.2 in bf16, which round
+/// elsewhere.
+#[test]
+fn perplexity_is_that_of_the_harness() {
+    let Some(shared) = shared("perplexity_is_that_of_the_harness") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (model, story) = (shared.join("data/models/stories260K"), folder.path().join("story.txt"));
+    std::fs::write(&story, include_str!("story.txt")).unwrap();
+    for (stride, log_likelihood) in [("64", -802.856), ("16", -750.551)] {
+        let [model, file] = [&model, &story].map(|path| path.to_str().unwrap());
+        let arguments = ["perplexity", model, file, "--window", "64", "--stride", stride, "--format", "json"];
+        let output = command(&folder.path().join("runs.sqlite"), &arguments).output().unwrap();
+        let report: Value = serde_json::from_str(&text(&output)).unwrap();
+        assert_eq!(report["tokens"], 403);
+        let found = report["rows"][0]["log_likelihood"].as_f64().unwrap();
+        assert!((found / log_likelihood - 1.0).abs() < 1e-3, "stride {stride}: {found} is not near {log_likelihood}");
+    }
 }
