@@ -53,6 +53,10 @@ pub(crate) fn run(arguments: &Table) -> Result<ExitCode> {
         evaluation: &evaluation,
     };
     let mut report = report(&manifest, &evaluation.answers.rows, arguments.margin / 100.0);
+    if report.rows.is_empty() && !evaluation.answers.complete {
+        eprintln!("interrupted before a document was finished");
+        return Ok(ExitCode::FAILURE);
+    }
     report.shown = shown;
     report.manifest.insert("margin".to_owned(), json!(report.margin));
     for folder in &arguments.import {
