@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use crate::support::{scored, tasks};
 use microscale::demo;
-use microscale::eval::{Answers, Encoder, Task, TaskRequests, run};
-use microscale::model::{Limits, Llama, ModelScorer, Recipe};
+use microscale::eval::{Answers, Encoder, Error, Task, TaskRequests, run};
+use microscale::model::{Error as ModelError, Limits, Llama, ModelScorer, Recipe};
 use microscale::tensor::{Cpu, Isa};
 
 const RECIPES: [&str; 4] = ["bf16", "w6a8-attn6", "w4a4", "int8-attn8i"];
@@ -79,12 +79,14 @@ fn shared_prefixes_and_streamed_layers() {
     let run = |share: bool, memory: Option<usize>| {
         let scorer = ModelScorer::new(Cpu::new(), &checkpoint, recipes.clone(), limits(None));
         let mut scorer = scorer.share_prefixes(share).memory(memory);
-        run(&mut scorer, &[0, 1, 2, 3, 4], &requests, &mut |_| ControlFlow::Continue(())).unwrap()
+        run(&mut scorer, &[0, 1, 2, 3, 4], &requests, &mut |_| ControlFlow::Continue(()))
     };
-    let alone = run(false, None);
+    let alone = run(false, None).unwrap();
+    // What is refused names the least there must be, which leaves none for activations between layers.
+    let Err(Error::Model(ModelError::Memory { needed, .. })) = run(true, Some(1)) else { panic!("not refused") };
     assert_eq!(alone.counts.shared_tokens, 0);
-    for (share, memory) in [(true, None), (true, Some(1)), (false, Some(1))] {
-        let other = run(share, memory);
+    for (share, memory) in [(true, None), (true, Some(needed)), (false, Some(needed))] {
+        let other = run(share, memory).unwrap();
         assert!(bits(&other) == bits(&alone), "sharing {share}, memory {memory:?}");
         assert!(other.rows == alone.rows, "sharing {share}, memory {memory:?}");
         assert_eq!(share, other.counts.shared_tokens * 10 > other.counts.input_tokens, "{:?}", other.counts);
