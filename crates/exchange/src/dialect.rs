@@ -7,7 +7,7 @@ use microscale_model::{Dtype, Error, Folder};
 use serde_json::{Map, Value};
 
 use crate::repack::Packing;
-use crate::source::{Source, Tensor};
+use crate::source::{Pair, Source, Tensor, pair};
 use crate::{Kind, compressed_tensors, gpt_oss, mlx, modelopt, native, quark, torchao};
 
 /// The keys of `config.json` that such kinds put there.
@@ -107,6 +107,24 @@ pub(crate) fn target(tensor: &Tensor, names: [String; 2], dtype: Dtype, packing:
 pub(crate) fn ending<'a>(folder: &'a Folder, suffix: &str) -> Vec<(&'a str, &'a str)> {
     let names = folder.tensors.keys();
     names.filter_map(|name| Some((name.strip_suffix(suffix)?, name.as_str()))).collect()
+}
+
+/// The quantized tensors whose scales are `M.weight_scale`, as [`Dialect::read`] answers: their codes are a stream of bits
+/// named `M.weight`, or `M.weight_packed` where that is there. `element` tells the element format of a module's codes with
+/// so many bits, stored as the given type.
+pub(crate) fn weights_with_scales(
+    folder: &Folder,
+    element: impl Fn(&str, usize, Dtype) -> Option<ElementFormat>,
+) -> Result<(Vec<Tensor>, Vec<String>), Error> {
+    let (mut tensors, mut parts) = (Vec::new(), Vec::new());
+    for (module, scales) in ending(folder, ".weight_scale") {
+        let (name, packed) = (format!("{module}.weight"), format!("{module}.weight_packed"));
+        let codes = if folder.tensors.contains_key(&packed) { packed } else { name.clone() };
+        let names = Pair { name, codes: &codes, scales, row_dims: 1 };
+        tensors.push(pair(folder, names, |bits, dtype| Some((element(module, bits, dtype)?, Packing::Stream)))?);
+        parts.extend([codes, scales.to_owned()]);
+    }
+    Ok((tensors, parts))
 }
 
 /// The modules of a model that a reader would take for linear maps, and that are not quantized.

@@ -5,26 +5,19 @@ use microscale_model::{Dtype, Error, Folder};
 use serde_json::{Map, Value, json};
 
 use crate::Kind;
-use crate::dialect::{Dialect, Target, check_blocks, elements, ending, plain_linears, target};
+use crate::dialect::{Dialect, Target, check_blocks, elements, plain_linears, target, weights_with_scales};
 use crate::repack::Packing;
-use crate::source::{Pair, Source, Tensor, pair};
+use crate::source::{Source, Tensor};
 
 pub(crate) struct ModelOpt;
 
 impl Dialect for ModelOpt {
     fn read(&self, folder: &Folder, _config: &Map<String, Value>) -> Result<(Vec<Tensor>, Vec<String>), Error> {
-        let (mut tensors, mut parts) = (Vec::new(), Vec::new());
-        for (module, scales) in ending(folder, ".weight_scale") {
-            let codes = format!("{module}.weight");
-            let names = Pair { name: codes.clone(), codes: &codes, scales, row_dims: 1 };
-            tensors.push(pair(folder, names, |bits, dtype| match (bits, dtype) {
-                (4, Dtype::U8) => Some((E2M1, Packing::Stream)),
-                (8, Dtype::F8_E4M3) => Some((E4M3, Packing::Stream)),
-                _ => None,
-            })?);
-            parts.extend([codes, scales.to_owned()]);
-        }
-        Ok((tensors, parts))
+        weights_with_scales(folder, |_, bits, dtype| match (bits, dtype) {
+            (4, Dtype::U8) => Some(E2M1),
+            (8, Dtype::F8_E4M3) => Some(E4M3),
+            _ => None,
+        })
     }
 
     fn store(&self, tensor: &Tensor, _element: ElementFormat) -> Result<Target, String> {

@@ -5,9 +5,9 @@ use microscale_model::{Dtype, Error, Folder, Role};
 use serde_json::{Map, Value, json};
 
 use crate::Kind;
-use crate::dialect::{Dialect, Target, check_blocks, elements, ending, plain_linears, target};
+use crate::dialect::{Dialect, Target, check_blocks, elements, plain_linears, target, weights_with_scales};
 use crate::repack::Packing;
-use crate::source::{Pair, Source, Tensor, pair};
+use crate::source::{Source, Tensor};
 
 pub(crate) struct Quark;
 
@@ -18,24 +18,16 @@ const NAMES: [(&str, ElementFormat); 5] =
 impl Dialect for Quark {
     fn read(&self, folder: &Folder, config: &Map<String, Value>) -> Result<(Vec<Tensor>, Vec<String>), Error> {
         let settings = config.get("quantization_config");
-        let (mut tensors, mut parts) = (Vec::new(), Vec::new());
-        for (module, scales) in ending(folder, ".weight_scale") {
-            let codes = format!("{module}.weight");
-            let named = element(settings, module);
-            let names = Pair { name: codes.clone(), codes: &codes, scales, row_dims: 1 };
-            tensors.push(pair(folder, names, |bits, dtype| {
-                let element = match (bits, dtype) {
-                    (4, Dtype::U8) => E2M1,
-                    (8, Dtype::F8_E4M3) => E4M3,
-                    (8, Dtype::F8_E5M2) => E5M2,
-                    (6 | 8, Dtype::U8) => named?,
-                    _ => return None,
-                };
-                (element.bits() as usize == bits).then_some((element, Packing::Stream))
-            })?);
-            parts.extend([codes, scales.to_owned()]);
-        }
-        Ok((tensors, parts))
+        weights_with_scales(folder, |module, bits, dtype| {
+            let element = match (bits, dtype) {
+                (4, Dtype::U8) => E2M1,
+                (8, Dtype::F8_E4M3) => E4M3,
+                (8, Dtype::F8_E5M2) => E5M2,
+                (6 | 8, Dtype::U8) => element(settings, module)?,
+                _ => return None,
+            };
+            (element.bits() as usize == bits).then_some(element)
+        })
     }
 
     fn store(&self, tensor: &Tensor, _element: ElementFormat) -> Result<Target, String> {
