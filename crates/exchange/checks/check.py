@@ -71,8 +71,8 @@ def mlx(tool):
 
 def gguf(tool):
     """With gguf-py's reader and dequantizer."""
-    from gguf import GGUFReader
-    from gguf.quants import dequantize
+    from gguf import GGMLQuantizationType, GGUFReader
+    from gguf.quants import dequantize, quantize
 
     parts = {
         "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
@@ -102,6 +102,26 @@ def gguf(tool):
             name, values = restored(tensor.name, values.reshape(tensor.shape[::-1]), heads)
             found[name] = values
         same(f"GGUF {recipe}", tool.values(native), found)
+
+    for recipe in [None, "w4a4"]:
+        native = tool.quantized(recipe) if recipe else "demo"
+        plain = tool.folder / f"{recipe}-plain.gguf"
+        quantized = tool.folder / f"{recipe}-q8_0.gguf"
+        tool.run("convert", native, "--to", "gguf", "-o", plain)
+        tool.run("convert", native, "--to", "gguf", "--outtype", "q8_0", "-o", quantized)
+        blocks = {tensor.name: tensor for tensor in GGUFReader(quantized).tensors}
+        count = 0
+        for tensor in GGUFReader(plain).tensors:
+            other = blocks.pop(tensor.name)
+            if tensor.tensor_type == GGMLQuantizationType.BF16:
+                assert other.tensor_type == GGMLQuantizationType.Q8_0, tensor.name
+                expected = quantize(dequantize(tensor.data, tensor.tensor_type), GGMLQuantizationType.Q8_0)
+                count += tensor.n_elements
+            else:
+                expected = tensor.data
+            assert np.array_equal(expected, other.data), tensor.name
+        assert not blocks
+        print(f"GGUF --outtype q8_0 {recipe or 'of the plain model'}: blocks of {count} values as the library's")
 
 
 def quark(tool):

@@ -81,6 +81,46 @@ impl Kind {
     }
 }
 
+/// The type of a GGUF file's matrices that are not quantized.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outtype {
+    /// As they are in a model that runs here.
+    #[default]
+    Bf16,
+    /// Blocks of 32 integers of 8 bits with a scale in f16, by ggml's rule. No MX: there is no way back from it.
+    Q8_0,
+}
+
+impl Outtype {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outtype::Bf16 => "bf16",
+            Outtype::Q8_0 => "q8_0",
+        }
+    }
+
+    /// The type of this name.
+    pub fn from_name(name: &str) -> Option<Outtype> {
+        [Outtype::Bf16, Outtype::Q8_0].into_iter().find(|outtype| outtype.name() == name)
+    }
+}
+
+/// How to write.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The most that one file of a folder holds, in bytes.
+    pub shard_size: usize,
+    /// Of GGUF, the type of matrices that are not quantized.
+    pub outtype: Outtype,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { shard_size: ModelOutput::default().shard_size, outtype: Outtype::default() }
+    }
+}
+
 /// Writes `source` as another kind: a file for GGUF, else a folder. Memory is bounded by a few slices per thread; what
 /// is not complete lies beside under another name, and the same call goes on from there.
 ///
@@ -91,11 +131,15 @@ pub fn convert(
     source: &Source,
     to: Kind,
     output: &Path,
-    options: &ModelOutput,
+    options: &Options,
     progress: OnProgress<'_>,
 ) -> Result<Transferred, Error> {
     match to {
-        Kind::Gguf => gguf::write(source, output, progress),
-        kind => write::folder(source, kind, output, options, progress),
+        Kind::Gguf => gguf::write(source, output, options.outtype, progress),
+        kind if options.outtype != Outtype::default() => {
+            let reason = format!("{} has no --outtype; only gguf files have", kind.name());
+            Err(source::checkpoint(output, reason))
+        }
+        kind => write::folder(source, kind, output, options.shard_size, progress),
     }
 }

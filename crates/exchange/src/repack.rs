@@ -1,12 +1,13 @@
 //! Rows of codes and scales from one packing into another, bit for bit.
 
 use microscale_formats::{BLOCK, E2M1, E8M0, ElementFormat, INT8, packed_len, unpack};
+use microscale_model::Dtype;
 use microscale_model::transfer::RowTransform;
 
 /// Bytes of a block of ggml's type MXFP4: the scale, then 16 bytes of codes.
 const MXFP4_BLOCK: usize = 17;
 /// Bytes of a block of ggml's type Q8_0: a scale in f16, then 32 integers.
-const Q8_0_BLOCK: usize = 34;
+pub(crate) const Q8_0_BLOCK: usize = 34;
 /// The exponent of a Q8_0 scale is that of an E8M0 byte less this: 127, and 6 for the binary point of INT8.
 const Q8_0_BIAS: i32 = 133;
 
@@ -189,8 +190,8 @@ fn exponent_of_half(half: u16) -> Option<i32> {
 #[derive(Debug)]
 pub(crate) struct Cast {
     /// Bytes of a value of the source: 2 or 4, and whether 2 mean f16.
-    pub(crate) from: safetensors::Dtype,
-    pub(crate) to: safetensors::Dtype,
+    pub(crate) from: Dtype,
+    pub(crate) to: Dtype,
     /// Values of a row.
     pub(crate) columns: usize,
     /// As in [`Repack`].
@@ -213,30 +214,35 @@ impl RowTransform for Cast {
 
 impl Cast {
     fn cast(&self, from: &[u8], to: &mut [u8]) -> Result<(), String> {
-        use safetensors::Dtype::{BF16, F32};
         if self.from == self.to {
             to.copy_from_slice(from);
             return Ok(());
         }
         let widths = [self.from, self.to].map(|dtype| dtype.bitsize() / 8);
         for (from, to) in from.chunks_exact(widths[0]).zip(to.chunks_exact_mut(widths[1])) {
-            let value = match (self.from, from) {
-                (F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
-                (BF16, &[a, b]) => f32::from_bits(u32::from(u16::from_le_bytes([a, b])) << 16),
-                (_, &[a, b]) => half::f16::from_le_bytes([a, b]).to_f32(),
-                _ => return Err(format!("is stored as {}, which is no float here", self.from)),
-            };
-            let rounded = microscale_formats::round_to_bf16(value);
-            if !rounded.is_finite() {
-                return Err("has values that are not finite as bf16; the file is damaged or the model diverged".into());
-            }
+            let rounded = parameter(self.from, from)?;
             match self.to {
-                F32 => to.copy_from_slice(&rounded.to_le_bytes()),
+                Dtype::F32 => to.copy_from_slice(&rounded.to_le_bytes()),
                 _ => to.copy_from_slice(&((rounded.to_bits() >> 16) as u16).to_le_bytes()),
             }
         }
         Ok(())
     }
+}
+
+/// A value of a model, rounded to bf16.
+pub(crate) fn parameter(from: Dtype, bytes: &[u8]) -> Result<f32, String> {
+    let value = match (from, bytes) {
+        (Dtype::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+        (Dtype::BF16, &[a, b]) => f32::from_bits(u32::from(u16::from_le_bytes([a, b])) << 16),
+        (_, &[a, b]) => half::f16::from_le_bytes([a, b]).to_f32(),
+        _ => return Err(format!("is stored as {from}, which is no float here")),
+    };
+    let rounded = microscale_formats::round_to_bf16(value);
+    if !rounded.is_finite() {
+        return Err("has values that are not finite as bf16; the file is damaged or the model diverged".into());
+    }
+    Ok(rounded)
 }
 
 /// Bytes that follow from nothing in the source.

@@ -6,7 +6,7 @@ use std::path::Path;
 use microscale_formats::{ElementFormat, Ties};
 use microscale_model::transfer::{Container, Job, Layout, OnProgress, Output, Placed, RowTransform, Target, Transfer};
 use microscale_model::transfer::{Transferred, Transform, safetensors_header};
-use microscale_model::{Config, Dtype, Error, ModelOutput, Notes, PackedTensor, Recipe, Role};
+use microscale_model::{Config, Dtype, Error, Notes, PackedTensor, Recipe, Role};
 use serde_json::{Map, Value};
 
 use crate::dialect::{self, Dialect};
@@ -21,7 +21,7 @@ pub(crate) fn folder(
     source: &Source,
     kind: Kind,
     output: &Path,
-    options: &ModelOutput,
+    shard_size: usize,
     progress: OnProgress<'_>,
 ) -> Result<Transferred, Error> {
     let Some(dialect) = dialect::of(kind) else { return Err(checkpoint(output, "is to be a file, not a folder")) };
@@ -44,7 +44,7 @@ pub(crate) fn folder(
     let transfer = Transfer {
         files: source.files.iter().collect(),
         config: source.stored_config.as_deref(),
-        layout: Layout::of_model(&jobs, options.shard_size, container),
+        layout: Layout::of_model(&jobs, shard_size, container),
         jobs,
         companions,
         target: Target::Directory(output.to_owned()),
@@ -128,7 +128,8 @@ pub(crate) fn plain_job(tensor: &Tensor, output: Output, turned: Option<usize>) 
     Ok(rows_job(tensor, inputs, vec![output], rows, cast))
 }
 
-fn rows_job(
+/// A tensor that a transform makes row by row.
+pub(crate) fn rows_job(
     tensor: &Tensor,
     inputs: Vec<microscale_model::transfer::Input>,
     outputs: Vec<Output>,
@@ -140,7 +141,7 @@ fn rows_job(
 }
 
 /// Of each row of a group of the target, which row of the source it is.
-fn order(from: Option<usize>, to: Option<usize>, rows: usize) -> Result<Vec<usize>, String> {
+pub(crate) fn order(from: Option<usize>, to: Option<usize>, rows: usize) -> Result<Vec<usize>, String> {
     let order = match (from, to) {
         (None, None) => vec![0],
         (Some(from), Some(to)) if from == to => vec![0],
@@ -190,7 +191,7 @@ fn config(source: &Source, kind: Kind, dialect: &dyn Dialect) -> Result<Vec<u8>,
 }
 
 /// The role of a weight that a recipe may have a format for.
-fn role(name: &str) -> Option<Role> {
+pub(crate) fn role(name: &str) -> Option<Role> {
     let module = name.strip_suffix(".weight")?;
     let linear = module.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')).map(|(_, linear)| linear);
     match (module, linear) {

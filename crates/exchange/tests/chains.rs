@@ -2,9 +2,9 @@
 
 mod support;
 
-use microscale_exchange::{Kind, Source, convert};
+use microscale_exchange::{Kind, Options, Outtype, Source, convert};
 use microscale_formats::{E2M1, E4M3, ScaleRule};
-use microscale_model::{Checkpoint, Float, ModelOutput, Role, TensorSource, dequantize_file};
+use microscale_model::{Checkpoint, Float, Role, TensorSource, dequantize_file};
 use serde_json::json;
 use support::{Folder, checkpoint, config, files, go_on};
 
@@ -76,7 +76,7 @@ fn what_cannot_be_held_is_refused_by_name() {
     folder.convert(&folder.path("nan"), Kind::TorchAo, "nan-torchao").unwrap();
     // Nothing quantized: only a GGUF file can be made of it.
     let plain = Source::of_checkpoint(checkpoint(&config(false))).unwrap();
-    let error = convert(&plain, Kind::Mlx, &folder.path("plain"), &ModelOutput::default(), &go_on).unwrap_err();
+    let error = convert(&plain, Kind::Mlx, &folder.path("plain"), &Options::default(), &go_on).unwrap_err();
     assert!(error.to_string().contains("quantize it first"), "{error}");
 }
 
@@ -88,7 +88,7 @@ fn files_of_others_become_native() {
     for kind in [Kind::CompressedTensors, Kind::Quark, Kind::Mlx, Kind::Gguf, Kind::ModelOpt] {
         let source = Source::open(&start).unwrap();
         let there = folder.path(&format!("{}-theirs", kind.name()));
-        convert(&source, kind, &there, &ModelOutput::default(), &go_on).unwrap();
+        convert(&source, kind, &there, &Options::default(), &go_on).unwrap();
         // Without this program's notes it is like theirs.
         let weights = if there.is_dir() { there.join("model.safetensors") } else { there.clone() };
         let mut bytes = std::fs::read(&weights).unwrap();
@@ -175,4 +175,27 @@ fn activations_of_theirs_are_ours() {
     let settings: serde_json::Value = serde_json::from_str(&text).unwrap();
     let input = &settings["quantization_config"]["config_groups"]["group_0"]["input_activations"];
     assert_eq!((&input["num_bits"], &input["dynamic"], E4M3.bits()), (&json!(8), &json!(true), 8));
+}
+
+/// Only the recipe's own integers are MX in a file whose other matrices are integers, too.
+#[test]
+fn plain_matrices_in_q8_0() {
+    let folder = Folder::new();
+    let options = Options { outtype: Outtype::Q8_0, ..Options::default() };
+    for recipe in ["w4a4", "int8"] {
+        let start = Source::open(&folder.quantized(recipe, &config(true), recipe)).unwrap();
+        let file = folder.path(&format!("{recipe}.gguf"));
+        convert(&start, Kind::Gguf, &file, &options, &go_on).unwrap();
+        let error = Source::open(&file).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("token_embd.weight") && error.contains("Convert the original"), "{error}");
+        let error = convert(&start, Kind::Mlx, &folder.path("mlx"), &options, &go_on).unwrap_err().to_string();
+        assert!(error.contains("mlx has no --outtype") && !folder.path("mlx").exists(), "{error}");
+    }
+    let bytes = |name: &str, options: &Options| {
+        let source = Source::of_checkpoint(checkpoint(&config(false))).unwrap();
+        convert(&source, Kind::Gguf, &folder.path(name), options, &go_on).unwrap();
+        std::fs::metadata(folder.path(name)).unwrap().len() as f64
+    };
+    let share = bytes("small.gguf", &options) / bytes("large.gguf", &Options::default());
+    assert!((0.53..0.6).contains(&share), "{share}");
 }

@@ -4,8 +4,8 @@ mod support;
 
 use std::path::Path;
 
-use microscale_exchange::{Kind, Source, convert};
-use microscale_model::{Checkpoint, ModelOutput};
+use microscale_exchange::{Kind, Options, Source, convert};
+use microscale_model::Checkpoint;
 use support::{Folder, config, go_on};
 
 struct Random(u64);
@@ -22,7 +22,7 @@ fn read(path: &Path, folder: &Folder) -> Result<(), String> {
     let source = Source::open(path).map_err(|e| e.to_string())?;
     for (kind, name) in [(Kind::Native, "native"), (Kind::GptOss, "gpt-oss"), (Kind::Gguf, "gguf")] {
         let output = folder.path(name);
-        let result = convert(&source, kind, &output, &ModelOutput::default(), &go_on);
+        let result = convert(&source, kind, &output, &Options::default(), &go_on);
         if result.is_ok() && kind == Kind::Native {
             let _ = Checkpoint::open(&output).map_err(|e| e.to_string());
         }
@@ -45,7 +45,7 @@ fn mutations_never_panic() {
         let start = folder.quantized("start", &config(false), "w4a4");
         let source = Source::open(&start).unwrap();
         let there = folder.path("there");
-        convert(&source, kind, &there, &ModelOutput::default(), &go_on).unwrap();
+        convert(&source, kind, &there, &Options::default(), &go_on).unwrap();
         let weights = if kind == Kind::Gguf { there.clone() } else { there.join("model.safetensors") };
         let settings = (kind != Kind::Gguf).then(|| there.join("config.json"));
         read(&there, &folder).unwrap();
@@ -99,5 +99,23 @@ fn every_truncation_of_a_gguf_header_is_an_error() {
     for length in (0..bytes.len()).step_by(97) {
         std::fs::write(&there, &bytes[..length]).unwrap();
         assert!(Source::open(&there).is_err(), "{length} of {} bytes", bytes.len());
+    }
+}
+
+#[test]
+#[ignore = "writes the files that fuzz/README.md begins with"]
+fn seeds() {
+    let folder = Folder::new();
+    let place = std::env::var_os("MICROSCALE_SEEDS").map(std::path::PathBuf::from);
+    let place = place.expect("MICROSCALE_SEEDS names the folder to write to");
+    std::fs::create_dir_all(&place).unwrap();
+    let mut config = config(false);
+    for (key, size) in [("hidden_size", 32), ("intermediate_size", 32), ("vocab_size", 8), ("num_hidden_layers", 1)] {
+        config[key] = size.into();
+    }
+    for recipe in ["w4a4", "proj=int8,mlp=fp4,head=bf16"] {
+        let start = folder.quantized(&format!("start-{}", recipe.len()), &config, recipe);
+        let seed = folder.convert(&start, Kind::Gguf, "seed.gguf").unwrap();
+        std::fs::copy(seed, place.join(format!("{}.gguf", recipe.len()))).unwrap();
     }
 }

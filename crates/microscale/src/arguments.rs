@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use microscale_exchange::Kind;
+use microscale_exchange::{Kind, Outtype};
 use microscale_formats::{Convention, ElementFormat, ScaleRule, Ties};
 use regex::Regex;
 
@@ -288,6 +288,10 @@ pub(crate) struct Convert {
     /// The directory to write, or of gguf the file.
     #[arg(short, long, value_name = "PATH")]
     pub(crate) output: PathBuf,
+    /// For --to gguf, the type of matrices that are not quantized: bf16 (the default), or q8_0 by ggml's own rule, from
+    /// which there is no way back.
+    #[arg(long, value_name = "TYPE", value_parser = outtype)]
+    pub(crate) outtype: Option<Outtype>,
     #[command(flatten)]
     pub(crate) writing: Writing,
 }
@@ -501,6 +505,10 @@ fn convention(name: &str) -> Result<&'static Convention, String> {
 fn kind(name: &str) -> Result<Kind, String> {
     let known = Kind::ALL.map(Kind::name).join(", ");
     Kind::from_name(name).ok_or_else(|| format!("unknown kind; known: {known}"))
+}
+
+fn outtype(name: &str) -> Result<Outtype, String> {
+    Outtype::from_name(name).ok_or_else(|| "unknown type; known: bf16, q8_0".to_owned())
 }
 
 /// A number of bytes, with or without a unit: 6G, 500MB, 1.5GiB.

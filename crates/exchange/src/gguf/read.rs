@@ -9,11 +9,12 @@ use serde_json::{Map, Value as Json, json};
 
 use super::container::{Found, Header, Info, Type};
 use super::names;
-use super::write::{KEY_FILE, KEY_TOKENIZER, TOKENIZER};
+use super::write::{KEY_FILE, KEY_OUTTYPE, KEY_TOKENIZER, TOKENIZER};
 use crate::open::set_rule;
 use crate::repack::Packing;
 use crate::source::{Place, Source, Stored, Tensor, checkpoint};
-use crate::{Kind, notes};
+use crate::write::role;
+use crate::{Kind, Outtype, notes};
 
 /// Reads a GGUF file: of this program, or of llama.cpp.
 pub(crate) fn read(file: MappedFile) -> Result<Source, Error> {
@@ -26,6 +27,10 @@ pub(crate) fn read(file: MappedFile) -> Result<Source, Error> {
     });
     let (mut about, original) = notes::read(texts, &path)?;
     let recorded = about.source_sha256.is_some();
+    // With --outtype q8_0 such integers may be anything but what the recipe says is INT8.
+    let others = header.text(KEY_OUTTYPE) == Some(Outtype::Q8_0.name());
+    let recipe = about.recipe.clone();
+    let int8 = |name: &str| recipe.as_ref().and_then(|recipe| recipe.format(role(name)?)) == Some(INT8);
     about.kept = kept(&header);
     let config = match original {
         Some(text) => text.into_bytes(),
@@ -36,9 +41,9 @@ pub(crate) fn read(file: MappedFile) -> Result<Source, Error> {
     for info in header.tensors.iter().filter(|info| info.name != "rope_freqs.weight") {
         let name = names::from_gguf(&info.name)
             .ok_or_else(|| fail(format!("tensor {}: is none of a LLaMA's or Qwen 2's", info.name)))?;
-        tensors.push(
-            tensor(info, name, head_dim, recorded).map_err(|reason| fail(format!("tensor {}: {reason}", info.name)))?,
-        );
+        let mx = recorded && (!others || int8(&name));
+        tensors
+            .push(tensor(info, name, head_dim, mx).map_err(|reason| fail(format!("tensor {}: {reason}", info.name)))?);
     }
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     let rule = about.recipe.as_ref().map_or(ScaleRule::Even, |recipe| recipe.scale_rule);
@@ -59,8 +64,8 @@ pub(crate) fn read(file: MappedFile) -> Result<Source, Error> {
     })
 }
 
-/// A tensor under its Hugging Face name. Integers of 8 bits are MX if this program wrote them.
-fn tensor(info: &Info, name: String, head_dim: Option<usize>, recorded: bool) -> Result<Tensor, String> {
+/// A tensor under its Hugging Face name. `mx` says whether integers of 8 bits are: if this program wrote them as such.
+fn tensor(info: &Info, name: String, head_dim: Option<usize>, mx: bool) -> Result<Tensor, String> {
     let at = Place { file: 0, offset: info.offset };
     let blocks = |element| Stored::Packed {
         format: BlockFormat { element, block_size: BLOCK, scale_rule: ScaleRule::default() },
@@ -73,7 +78,7 @@ fn tensor(info: &Info, name: String, head_dim: Option<usize>, recorded: bool) ->
         Type::F16 => Stored::Plain { dtype: Dtype::F16, at },
         Type::Bf16 => Stored::Plain { dtype: Dtype::BF16, at },
         Type::Mxfp4 => blocks(E2M1),
-        Type::Q8_0 if recorded => blocks(INT8),
+        Type::Q8_0 if mx => blocks(INT8),
         Type::Q8_0 => {
             return Err("is Q8_0, whose scales are any number; MX has powers of two. Convert the original".to_owned());
         }

@@ -3,28 +3,36 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use microscale_formats::{E2M1, ElementFormat, INT8};
+use microscale_formats::{BLOCK, E2M1, ElementFormat, INT8};
 use microscale_model::transfer::{Job, Layout, OnProgress, Output, Target, Transfer, Transferred, Transform};
 use microscale_model::{Architecture, Config, Dtype, Error, Rope, Scaling};
 
 use super::container::{File, Type, Value};
+use super::q8_0::Quants;
 use super::{names, tokenizer};
 use crate::dialect::check_blocks;
 use crate::repack::{Constant, Packing};
 use crate::source::{Source, Stored, Tensor, checkpoint};
-use crate::write::{packed_job, plain_job};
-use crate::{Kind, notes};
+use crate::write::{order, packed_job, plain_job, rows_job};
+use crate::{Kind, Outtype, notes};
 
 /// Frequencies of the rotary embedding that are not those of its base.
 const ROPE_FREQUENCIES: &str = "rope_freqs.weight";
 /// The keys for small files that go with a model, which only this program reads.
 pub(super) const KEY_FILE: &str = "microscale.file.";
+/// The key for the type of matrices that are not quantized, if it is not bf16.
+pub(super) const KEY_OUTTYPE: &str = "microscale.outtype";
 /// The key that GGUF has for this file.
 pub(super) const KEY_TOKENIZER: &str = "tokenizer.huggingface.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 
 /// Writes a checkpoint as a GGUF file.
-pub(crate) fn write(source: &Source, output: &Path, progress: OnProgress<'_>) -> Result<Transferred, Error> {
+pub(crate) fn write(
+    source: &Source,
+    output: &Path,
+    outtype: Outtype,
+    progress: OnProgress<'_>,
+) -> Result<Transferred, Error> {
     let config = Config::from_json(&source.config, &source.path.join("config.json"))?;
     let mut tensors = BTreeMap::new();
     let mut jobs = Vec::new();
@@ -35,7 +43,8 @@ pub(crate) fn write(source: &Source, output: &Path, progress: OnProgress<'_>) ->
             }
             return Err(source.refuse(&tensor.name, "is none that llama.cpp knows of this model; leave it out"));
         };
-        let (job, kind) = job(&config, tensor, name.clone()).map_err(|reason| source.refuse(&tensor.name, reason))?;
+        let made = job(&config, tensor, name.clone(), outtype);
+        let (job, kind) = made.map_err(|reason| source.refuse(&tensor.name, reason))?;
         tensors.insert(name, (kind, tensor.shape.clone()));
         jobs.push(job);
     }
@@ -53,6 +62,9 @@ pub(crate) fn write(source: &Source, output: &Path, progress: OnProgress<'_>) ->
             notes.insert(key, text); // tokenizer.model is no text, and tokenizer.json says the same
         }
     }
+    if outtype != Outtype::default() {
+        notes.insert(KEY_OUTTYPE.to_owned(), outtype.name().to_owned());
+    }
     let name = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let transfer = Transfer {
         files: source.files.iter().collect(),
@@ -67,7 +79,7 @@ pub(crate) fn write(source: &Source, output: &Path, progress: OnProgress<'_>) ->
 }
 
 /// What becomes of one tensor, and its type there.
-fn job(config: &Config, tensor: &Tensor, name: String) -> Result<(Job, Type), String> {
+fn job(config: &Config, tensor: &Tensor, name: String, outtype: Outtype) -> Result<(Job, Type), String> {
     let llama = config.architecture == Architecture::Llama;
     let turned = names::turned(&tensor.name).filter(|_| llama).map(|_| config.head_dim);
     if let Stored::Packed { .. } = tensor.stored {
@@ -76,13 +88,24 @@ fn job(config: &Config, tensor: &Tensor, name: String) -> Result<(Job, Type), St
         let outputs = vec![blocks(tensor, element, name)];
         return Ok((packed_job(tensor, Packing::Blocks, outputs, turned, false)?, kind));
     }
-    // As llama.cpp's own converter: matrices as they are, vectors in f32, which its kernels want.
-    let (kind, dtype) = if tensor.shape.len() < 2 { (Type::F32, Dtype::F32) } else { (Type::Bf16, Dtype::BF16) };
-    let output = Output { name, dtype, shape: tensor.shape.clone() };
-    let Stored::Plain { dtype: from, .. } = tensor.stored else { return Err("is quantized".to_owned()) };
+    let Stored::Plain { dtype: from, at } = tensor.stored else { return Err("is quantized".to_owned()) };
     if !matches!(from, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
         return Err(format!("is stored as {from}; expected BF16, F16 or F32, or a quantized weight"));
     }
+    // As llama.cpp's own converter: matrices as asked for, vectors in f32, which its kernels want.
+    if tensor.shape.len() >= 2 && outtype == Outtype::Q8_0 {
+        let (rows, columns) = (tensor.rows(), tensor.columns());
+        if !columns.is_multiple_of(BLOCK) {
+            return Err(format!("has rows of {columns} values; Q8_0 needs a multiple of {BLOCK}. Leave --outtype out"));
+        }
+        let order = order(tensor.turned, turned, rows)?;
+        let input = at.input(columns * order.len() * from.bitsize() / 8);
+        let (rows, outputs) = (rows / order.len(), vec![blocks(tensor, INT8, name)]);
+        let quants = Quants { from, columns, order };
+        return Ok((rows_job(tensor, vec![input], outputs, rows, quants), Type::Q8_0));
+    }
+    let (kind, dtype) = if tensor.shape.len() < 2 { (Type::F32, Dtype::F32) } else { (Type::Bf16, Dtype::BF16) };
+    let output = Output { name, dtype, shape: tensor.shape.clone() };
     Ok((plain_job(tensor, output, turned)?, kind))
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use microscale_exchange::{Kind, Source, convert};
+use microscale_exchange::{Kind, Options, Source, convert};
 use microscale_formats::Ties;
 use microscale_model::transfer::Progress;
 use microscale_model::{Checkpoint, Config, Dtype, ModelOutput, RandomWeights, Recipe, TensorSource, quantize_model};
@@ -102,8 +102,10 @@ impl Folder {
     /// Converts, and answers where to.
     pub(crate) fn convert(&self, from: &Path, to: Kind, name: &str) -> Result<PathBuf, String> {
         let output = self.path(name);
-        let options = ModelOutput { shard_size: 20_000, ..ModelOutput::default() };
-        let options = if to == Kind::Native { ModelOutput::default() } else { options };
+        let options = match to {
+            Kind::Native => Options::default(),
+            _ => Options { shard_size: 20_000, ..Options::default() },
+        };
         let source = Source::open(from).map_err(|e| e.to_string())?;
         convert(&source, to, &output, &options, &go_on).map_err(|e| e.to_string())?;
         Ok(output)
