@@ -1,101 +1,45 @@
 //! `quantize` and `dequantize` as a user meets them: killed, without room, on models and on single files.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+mod support;
 
+use std::path::Path;
+use std::process::Stdio;
+
+use safetensors::Dtype;
 use serde_json::json;
+use support::{
+    DEMO_WEIGHTS, Folder, Small, command, content, random_bytes, refused, runs_out_of_room, succeeds, wait_for_slices,
+    written_slices,
+};
 
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_microscale"));
-    command.args(arguments).env("HF_HUB_OFFLINE", "1").env_remove("MICROSCALE_ISA");
-    command
-}
-
-/// Runs the command and answers what it said on standard error.
-fn succeeds(arguments: &[&str]) -> String {
-    let output = command(arguments).output().unwrap();
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && !error.contains("panicked"), "{arguments:?}: {error}");
-    error
-}
-
-/// The command fails with this code and one line that holds `words`.
-fn refused(arguments: &[&str], code: i32, words: &[&str]) {
-    let Output { status, stdout, stderr } = command(arguments).output().unwrap();
-    let error = String::from_utf8(stderr).unwrap();
-    assert_eq!(status.code(), Some(code), "{arguments:?}: {error}");
-    assert!(stdout.is_empty() && !error.contains("panicked"), "{arguments:?}: {error}");
-    assert!(words.iter().all(|word| error.contains(word)), "{arguments:?}: {words:?} in {error}");
-}
-
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Folder {
-        Folder(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-
-    /// A LLaMA of one layer with bf16 weights, 17 MB; gives its folder.
-    fn model(&self) -> String {
-        const HIDDEN: usize = 512;
-        const INNER: usize = 2048;
-        const VOCABULARY: usize = 4096;
-        let config = json!({
-            "architectures": ["LlamaForCausalLM"], "hidden_size": HIDDEN, "num_attention_heads": 8,
-            "vocab_size": VOCABULARY, "intermediate_size": INNER, "num_hidden_layers": 1,
-        });
-        let layer = |name: &str| format!("model.layers.0.{name}.weight");
-        let square = ["q", "k", "v", "o"].map(|name| (layer(&format!("self_attn.{name}_proj")), vec![HIDDEN, HIDDEN]));
-        let others = [
-            ("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, HIDDEN]),
-            ("lm_head.weight".to_owned(), vec![VOCABULARY, HIDDEN]),
-            ("model.norm.weight".to_owned(), vec![HIDDEN]),
-            (layer("input_layernorm"), vec![HIDDEN]),
-            (layer("post_attention_layernorm"), vec![HIDDEN]),
-            (layer("mlp.gate_proj"), vec![INNER, HIDDEN]),
-            (layer("mlp.up_proj"), vec![INNER, HIDDEN]),
-            (layer("mlp.down_proj"), vec![HIDDEN, INNER]),
-        ];
-        let mut state = 7u64;
-        let mut value = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            [(state >> 40) as u8, 0x3C | (state >> 48) as u8 & 0x83] // magnitudes of 2^-7 to 2
-        };
-        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = square
-            .into_iter()
-            .chain(others)
-            .map(|(name, shape)| {
-                let bytes = (0..shape.iter().product()).flat_map(|_| value()).collect();
-                (name, shape, bytes)
-            })
-            .collect();
-        let views = tensors.iter().map(|(name, shape, bytes)| {
-            (name, safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape.clone(), bytes).unwrap())
-        });
-        std::fs::create_dir(self.path("model")).unwrap();
-        std::fs::write(self.path("model/config.json"), config.to_string()).unwrap();
-        std::fs::write(self.path("model/model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
-        self.text("model")
-    }
-}
-
-/// Every file of a directory, by name.
-fn content(directory: &Path) -> BTreeMap<String, Vec<u8>> {
-    let read = |entry: std::io::Result<std::fs::DirEntry>| {
-        let path = entry.unwrap().path();
-        (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap())
-    };
-    std::fs::read_dir(directory).unwrap().map(read).collect()
+/// A LLaMA of one layer with bf16 weights, 17 MB; gives its folder.
+fn model(folder: &Folder) -> String {
+    const HIDDEN: usize = 512;
+    const INNER: usize = 2048;
+    const VOCABULARY: usize = 4096;
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "hidden_size": HIDDEN, "num_attention_heads": 8,
+        "vocab_size": VOCABULARY, "intermediate_size": INNER, "num_hidden_layers": 1,
+    });
+    let layer = |name: &str| format!("model.layers.0.{name}.weight");
+    let square = ["q", "k", "v", "o"].map(|name| (layer(&format!("self_attn.{name}_proj")), vec![HIDDEN, HIDDEN]));
+    let others = [
+        ("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, HIDDEN]),
+        ("lm_head.weight".to_owned(), vec![VOCABULARY, HIDDEN]),
+        ("model.norm.weight".to_owned(), vec![HIDDEN]),
+        (layer("input_layernorm"), vec![HIDDEN]),
+        (layer("post_attention_layernorm"), vec![HIDDEN]),
+        (layer("mlp.gate_proj"), vec![INNER, HIDDEN]),
+        (layer("mlp.up_proj"), vec![INNER, HIDDEN]),
+        (layer("mlp.down_proj"), vec![HIDDEN, INNER]),
+    ];
+    let mut bytes = random_bytes(7);
+    let mut value = || [bytes(), 0x3C | bytes() & 0x83]; // magnitudes of 2^-7 to 2
+    let tensors = square.into_iter().chain(others).map(|(name, shape)| {
+        let bytes = (0..shape.iter().product()).flat_map(|_| value()).collect();
+        (name, Dtype::BF16, shape, bytes)
+    });
+    folder.checkpoint("model", &config, tensors)
 }
 
 #[test]
@@ -156,7 +100,7 @@ fn every_command_takes_a_quantized_model() {
 #[test]
 fn sizes_on_disk() {
     let folder = Folder::new();
-    let model = folder.model();
+    let model = model(&folder);
     let other = 2 * (4096 * 512 + 3 * 512); // embedding and norms
     let quantized = 4096 * 512 + 4 * 512 * 512 + 3 * 2048 * 512;
     for (recipe, bits) in [("w4a4", 4.25), ("w6a8", 6.25), ("w8a8", 8.25), ("int8", 8.25)] {
@@ -168,25 +112,11 @@ fn sizes_on_disk() {
     }
 }
 
-/// Waits until the journal of an unfinished output says that so many slices are written.
-fn wait_for_slices(child: &mut Child, journal: &Path, count: usize) {
-    let start = Instant::now();
-    loop {
-        let text = std::fs::read_to_string(journal).unwrap_or_default();
-        if !text.is_empty() && text.lines().filter(|line| line.starts_with("slice ")).count() >= count {
-            return;
-        }
-        assert!(child.try_wait().unwrap().is_none(), "done before {count} slices were seen");
-        assert!(start.elapsed() < Duration::from_secs(60), "{count} slices took too long");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// The slowest rule on one thread gives time to kill between slices. Each run goes on where the one before was killed.
 #[test]
 fn killed_at_any_moment() {
     let folder = Folder::new();
-    let model = folder.model();
+    let model = model(&folder);
     let run = |output: &str| {
         let output = folder.text(output);
         let arguments = ["quantize", &model, "--recipe", "w4a4", "--scale-rule", "mse", "--threads", "1"];
@@ -202,9 +132,7 @@ fn killed_at_any_moment() {
         child.kill().unwrap(); // SIGKILL
         child.wait().unwrap();
         assert!(!folder.path("out").exists() && folder.path("out.partial").exists(), "after {slices} slices");
-        let text = std::fs::read_to_string(&journal).unwrap();
-        assert!(!text.contains("afresh") && !text.contains("lost"), "{text}");
-        earlier = text.lines().filter(|line| line.starts_with("slice ")).count();
+        earlier = written_slices(&journal);
     }
     let output = run("out").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
@@ -225,67 +153,22 @@ fn killed_at_any_moment() {
 fn targets_that_cannot_be_written() {
     let folder = Folder::new();
     let path = folder.text("weights.safetensors");
-    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/../../demo/model/model.safetensors"), &path).unwrap();
+    std::fs::copy(DEMO_WEIGHTS, &path).unwrap();
     refused(&["quantize", "demo", "--recipe", "w6a8", "-o", "/proc/out"], 1, &["cannot write /proc/out.partial"]);
     refused(&["quantize", &path, "--format", "fp6", "-o", "/dev/null/out"], 1, &["cannot write /dev/null/out.partial"]);
     refused(&["quantize", &path, "--format", "fp6", "-o", &folder.text("")], 1, &["is a directory"]);
 }
 
-/// A small file system of its own, where this process may mount one.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(folder: &Folder, size: &str) -> Option<Small> {
-        let place = folder.path("small");
-        std::fs::create_dir(&place).unwrap();
-        let small = Small(place);
-        small.options(&["-t", "tmpfs", "-o", size, "tmpfs"]).then_some(small)
-    }
-
-    fn options(&self, options: &[&str]) -> bool {
-        let status = Command::new("mount").args(options).arg(&self.0).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).stderr(Stdio::null()).status();
-    }
-}
-
 #[test]
 fn a_disk_that_is_full_or_read_only() {
     let folder = Folder::new();
-    let Some(small) = Small::mount(&folder, "size=1m") else {
-        eprintln!("skipped a_disk_that_is_full_or_read_only: no tmpfs can be mounted here");
-        return;
-    };
+    let Some(small) = Small::mount(&folder, "1m", "quantize's a_disk_that_is_full_or_read_only") else { return };
     let file = folder.text("weights.safetensors");
-    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/../../demo/model/model.safetensors"), &file).unwrap();
+    std::fs::copy(DEMO_WEIGHTS, &file).unwrap();
     let (model_out, file_out) = (folder.text("small/model"), folder.text("small/out.safetensors"));
-    let model = ["quantize", "demo", "--recipe", "w6a8", "-o", &model_out];
-    let file = ["quantize", &file, "--format", "fp6_e2m3", "-o", &file_out];
-    for (arguments, output) in [(&model, "small/model"), (&file, "small/out.safetensors")] {
-        refused(arguments, 1, &["cannot write", "No space left", "the same command goes on"]);
-        assert!(!folder.path(output).exists() && folder.path(&format!("{output}.partial")).exists());
-    }
-    assert!(small.options(&["-o", "remount,ro"]));
-    refused(&model, 1, &["cannot write", "Read-only"]);
-    assert!(small.options(&["-o", "remount,rw,size=64m"]));
-    for (arguments, output, whole) in
-        [(&model, "small/model", "model"), (&file, "small/out.safetensors", "out.safetensors")]
-    {
-        succeeds(arguments);
-        let elsewhere = folder.text(whole);
-        succeeds(&[&arguments[..5], &[elsewhere.as_str()]].concat());
-        if output.ends_with("model") {
-            assert!(content(&folder.path(output)) == content(&folder.path(whole)));
-        } else {
-            assert!(std::fs::read(folder.path(output)).unwrap() == std::fs::read(folder.path(whole)).unwrap());
-        }
-        assert!(!folder.path(&format!("{output}.partial")).exists());
-    }
+    let model = vec!["quantize", "demo", "--recipe", "w6a8", "-o", &model_out];
+    let file = vec!["quantize", &file, "--format", "fp6_e2m3", "-o", &file_out];
+    runs_out_of_room(&folder, &small, &[model, file]);
 }
 
 #[test]
@@ -294,7 +177,7 @@ fn a_file_with_infinities() {
     let mut values = vec![0.5f32; 2 * 64];
     (values[3], values[70]) = (f32::INFINITY, f32::NAN);
     let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let view = || safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2, 64], &bytes).unwrap();
+    let view = || safetensors::tensor::TensorView::new(Dtype::F32, vec![2, 64], &bytes).unwrap();
     let path = folder.path("in.safetensors");
     std::fs::write(&path, safetensors::serialize([("a", view()), ("b", view())], None).unwrap()).unwrap();
     let (source, output) = (folder.text("in.safetensors"), folder.text("out.safetensors"));
@@ -306,7 +189,7 @@ fn a_file_with_infinities() {
     let bytes = std::fs::read(&output).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let (codes, scales) = (file.tensor("a").unwrap(), file.tensor("a_scale").unwrap());
-    assert_eq!((codes.dtype(), codes.shape()), (safetensors::Dtype::I8, &[2, 64][..]));
+    assert_eq!((codes.dtype(), codes.shape()), (Dtype::I8, &[2, 64][..]));
     assert_eq!(
         scales.data().iter().map(|&scale| scale == 0xFF).collect::<Vec<_>>(),
         [true, false, false, false, true, false, false, false]
@@ -314,10 +197,7 @@ fn a_file_with_infinities() {
     succeeds(&["quantize", &source, "--format", "fp4", "--tensor", "^b$", "--unpacked", "-o", &output]); // replaces it
     let bytes = std::fs::read(&output).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    assert_eq!(
-        (file.tensor("a").unwrap().dtype(), file.tensor("b").unwrap().shape()),
-        (safetensors::Dtype::F32, &[2, 64][..])
-    );
+    assert_eq!((file.tensor("a").unwrap().dtype(), file.tensor("b").unwrap().shape()), (Dtype::F32, &[2, 64][..]));
     succeeds(&["dequantize", &output, "-o", &folder.text("back"), "--dtype", "f32"]);
 }
 
@@ -325,7 +205,7 @@ fn a_file_with_infinities() {
 fn usage_of_quantize() {
     let folder = Folder::new();
     let output = folder.text("out");
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../demo/model/model.safetensors");
+    let file = DEMO_WEIGHTS;
     let quantize = |arguments: &[&str], code: i32, words: &[&str]| {
         refused(&[&["quantize", "-o", &output], arguments].concat(), code, words);
     };

@@ -229,6 +229,18 @@ impl Transfer<'_> {
 
     /// Transforms one slice and writes it; answers how much of it is not finite.
     fn write(&self, slice: &Slice, partial: &Partial, buffers: &mut [Vec<u8>; 2]) -> Result<usize, Error> {
+        let not_finite = self.transform(slice, buffers)?;
+        if not_finite > 0 && !self.allow_not_finite {
+            return Err(self.not_finite(&self.jobs[slice.job]));
+        }
+        for (buffer, (shard, offset)) in buffers.iter().zip(self.places(slice)) {
+            partial.write(shard, offset, buffer)?;
+        }
+        Ok(not_finite)
+    }
+
+    /// Makes a slice's outputs; answers how much of it is not finite.
+    fn transform(&self, slice: &Slice, buffers: &mut [Vec<u8>; 2]) -> Result<usize, Error> {
         let (job, rows) = (&self.jobs[slice.job], slice.rows.len());
         let place = |input: &Input| input.offset + slice.rows.start * input.row_bytes;
         let inputs: Vec<&[u8]> = job
@@ -236,23 +248,23 @@ impl Transfer<'_> {
             .iter()
             .map(|input| self.files[input.file].stretch(place(input), rows * input.row_bytes))
             .collect();
-        let widths: Vec<usize> = job.outputs.iter().map(|output| output.bytes() / job.rows).collect();
-        for (buffer, width) in buffers.iter_mut().zip(&widths) {
-            buffer.resize(rows * width, 0);
+        for (buffer, output) in buffers.iter_mut().zip(&job.outputs) {
+            buffer.resize(rows * (output.bytes() / job.rows), 0);
         }
-        let mut outputs: Vec<&mut [u8]> = buffers[..widths.len()].iter_mut().map(Vec::as_mut_slice).collect();
+        let mut outputs: Vec<&mut [u8]> = buffers[..job.outputs.len()].iter_mut().map(Vec::as_mut_slice).collect();
         let not_finite =
             job.transform.apply(rows, &inputs, &mut outputs).map_err(|reason| self.tensor_error(job, reason))?;
         for input in &job.inputs {
             self.files[input.file].release(place(input), rows * input.row_bytes);
         }
-        if not_finite > 0 && !self.allow_not_finite {
-            return Err(self.not_finite(job));
-        }
-        for ((buffer, width), &(shard, offset)) in outputs.iter().zip(&widths).zip(&self.layout.places[slice.job]) {
-            partial.write(shard, offset + slice.rows.start * width, buffer)?;
-        }
         Ok(not_finite)
+    }
+
+    /// Of each output of a slice's job the shard, and where in it the slice's rows begin.
+    fn places(&self, slice: &Slice) -> impl Iterator<Item = (usize, usize)> {
+        let job = &self.jobs[slice.job];
+        let places = self.layout.places[slice.job].iter().zip(&job.outputs);
+        places.map(|(&(shard, offset), output)| (shard, offset + slice.rows.start * (output.bytes() / job.rows)))
     }
 
     /// The error for a tensor that is not finite, with how many values are not.

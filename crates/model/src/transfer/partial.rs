@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -179,8 +179,7 @@ impl Partial {
         match target {
             Target::Directory(path) => {
                 fs::rename(&self.directory, path).map_err(Error::write(path))?;
-                let journal = path.join(JOURNAL);
-                fs::remove_file(&journal).map_err(Error::write(&journal))
+                remove_journal(path)
             }
             Target::File(path) => {
                 let (file, _) = &self.files[0];
@@ -194,6 +193,15 @@ impl Partial {
     pub(super) fn discard(self) {
         // Best effort: the error to report is why.
         let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Removes the journal of an output that is complete, if it is still there.
+pub(super) fn remove_journal(directory: &Path) -> Result<(), Error> {
+    let journal = directory.join(JOURNAL);
+    match fs::remove_file(&journal) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::write(&journal)(error)),
+        _ => Ok(()),
     }
 }
 
