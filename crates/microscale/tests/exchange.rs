@@ -2,12 +2,14 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use safetensors::Dtype;
-use serde_json::json;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use support::{
     Folder, Small, command, content, partial, random_bytes, refused, runs_out_of_room, slices_came, succeeds,
     written_slices,
@@ -174,4 +176,46 @@ fn targets_that_cannot_be_written() {
         refused(&convert, 1, &["is no output of the same command"]);
     }
     assert!(!Path::new(&mlx).exists());
+}
+
+/// Names and bytes of a model's tensors, in the order of names.
+fn tensors(folder: &str) -> BTreeMap<String, Vec<u8>> {
+    let bytes = std::fs::read(Path::new(folder).join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    file.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect()
+}
+
+fn sha256(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
+    let digest = parts.into_iter().fold(Sha256::new(), |sha, part| sha.chain_update(part)).finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What crates/exchange/checks/check_torchao.py noted: what is written for torchao is what it was given there, and its
+/// values of that are ours.
+#[test]
+fn torchao_computes_the_same_values() {
+    let golden: Value = serde_json::from_str(include_str!("goldens/torchao.json")).unwrap();
+    let recipes = golden["recipes"].as_object().unwrap();
+    assert!(recipes.len() == 5 && golden["torchao"].as_array().unwrap().len() > 1);
+    for (recipe, golden) in recipes {
+        let folder = Folder::new();
+        let [native, there, back, values] = ["native", "there", "back", "values"].map(|name| folder.text(name));
+        succeeds(&["quantize", "demo", "--recipe", recipe, "-o", &native]);
+        succeeds(&["convert", &native, "--to", "torchao", "-o", &there]);
+        succeeds(&["convert", &there, "--to", "native", "-o", &back]);
+        succeeds(&["dequantize", &back, "--dtype", "f32", "-o", &values]);
+        let given = tensors(&there);
+        let parts = given.iter().filter(|(name, _)| name.ends_with("_qdata") || name.ends_with("_scale"));
+        assert_eq!(sha256(parts.clone().map(|(_, bytes)| bytes)), golden["given"], "{recipe}");
+        let expected = golden["values"].as_object().unwrap();
+        assert_eq!(expected.len() * 2, parts.count(), "{recipe}");
+        let values = tensors(&values);
+        for (name, hash) in expected {
+            let unsigned = values[name].chunks_exact(4).map(|x| match x {
+                [0, 0, 0, 0x80] => [0; 4],
+                x => x.try_into().unwrap(),
+            });
+            assert_eq!(sha256(unsigned), *hash, "{recipe}: {name}");
+        }
+    }
 }
