@@ -155,6 +155,7 @@ pub(crate) struct Info {
     pub(crate) shape: Vec<usize>,
     /// Offset in the file.
     pub(crate) offset: usize,
+    pub(crate) bytes: usize,
 }
 
 /// What a file's header says.
@@ -207,6 +208,7 @@ impl<'a> Header<'a> {
             }
             tensors.push(info);
         }
+        check_overlaps(&tensors)?;
         Ok(Header { pairs: found, tensors })
     }
 
@@ -250,8 +252,18 @@ fn place(name: &str, kind: u32, shape: Vec<usize>, offset: u64, data: usize, len
     let bytes = rows.checked_mul(row).ok_or_else(damaged)?;
     let offset = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(data)).ok_or_else(damaged)?;
     match offset.checked_add(bytes) {
-        Some(end) if end <= length && bytes > 0 => Ok(Info { name: name.to_owned(), kind, shape, offset }),
+        Some(end) if end <= length && bytes > 0 => Ok(Info { name: name.to_owned(), kind, shape, offset, bytes }),
         _ => Err(damaged()),
+    }
+}
+
+/// Refuses tensors that share bytes: what is made of a file would be any number of times as large.
+fn check_overlaps(tensors: &[Info]) -> Result<(), String> {
+    let mut sorted: Vec<&Info> = tensors.iter().collect();
+    sorted.sort_by_key(|info| info.offset);
+    match sorted.windows(2).find(|pair| pair[0].offset + pair[0].bytes > pair[1].offset) {
+        None => Ok(()),
+        Some(pair) => Err(format!("tensors {} and {} overlap; the file is damaged", pair[0].name, pair[1].name)),
     }
 }
 
