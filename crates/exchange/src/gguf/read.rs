@@ -12,7 +12,7 @@ use super::names;
 use super::write::{KEY_FILE, KEY_OUTTYPE, KEY_TOKENIZER, TOKENIZER};
 use crate::open::set_rule;
 use crate::repack::Packing;
-use crate::source::{Place, Source, Stored, Tensor, checkpoint};
+use crate::source::{Place, Source, Stored, Tensor, checkpoint, object};
 use crate::write::role;
 use crate::{Kind, Outtype, notes};
 
@@ -33,7 +33,10 @@ pub(crate) fn read(file: MappedFile) -> Result<Source, Error> {
     let int8 = |name: &str| recipe.as_ref().and_then(|recipe| recipe.format(role(name)?)) == Some(INT8);
     about.kept = kept(&header);
     let config = match original {
-        Some(text) => text.into_bytes(),
+        Some(text) => {
+            object(text.as_bytes(), &path)?;
+            text.into_bytes()
+        }
         None => format!("{:#}\n", Json::Object(config(&header).map_err(fail)?)).into_bytes(),
     };
     let head_dim = head_dim(&header).map_err(fail)?;
