@@ -102,6 +102,27 @@ fn every_truncation_of_a_gguf_header_is_an_error() {
     }
 }
 
+/// What fuzzing found, and what it was held to: a file's own `config.json`, and the place of a tensor.
+#[test]
+fn gguf_headers_that_lie() {
+    let folder = Folder::new();
+    let start = folder.quantized("start", &config(false), "w4a4");
+    let there = folder.convert(&start, Kind::Gguf, "there.gguf").unwrap();
+    let original = std::fs::read(&there).unwrap();
+    let find = |text: &str| original.windows(text.len()).position(|bytes| bytes == text.as_bytes()).unwrap();
+    let refused = |at: usize, value: &[u8], words: &str| {
+        let mut bytes = original.clone();
+        bytes[at..at + value.len()].copy_from_slice(value);
+        std::fs::write(&there, bytes).unwrap();
+        let error = Source::open(&there).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(words), "{words:?} in {error}");
+    };
+    refused(find("{\"architectures\""), b"x", "its config.json is not valid JSON");
+    // After the name come the number of sizes, two of them, the type, and the offset: that of the first tensor.
+    let name = "blk.1.attn_output.weight";
+    refused(find(name) + name.len() + 4 + 16 + 4, &[0; 8], "overlap");
+}
+
 #[test]
 #[ignore = "writes the files that fuzz/README.md begins with"]
 fn seeds() {
