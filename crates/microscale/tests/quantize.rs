@@ -89,7 +89,10 @@ fn every_command_takes_a_quantized_model() {
     let bench =
         command(&["bench", &packed, "--decode", "2", "--repetitions", "1", "--format", "csv"]).output().unwrap();
     assert!(String::from_utf8(bench.stdout).unwrap().contains("w6a8-attn6"));
-    succeeds(&["eval", &packed, "--data", data, "--tasks", "piqa", "--limit", "2", "--output", &folder.text("eval")]);
+    let eval = ["eval", &packed, "--data", data, "--tasks", "piqa", "--limit", "2", "--output", &folder.text("eval")];
+    let output = command(&eval).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !error.contains("panicked"), "{error}");
 
     succeeds(&["dequantize", &packed, "-o", &plain]);
     assert!(logits(&plain, &["--recipe", "w6a8-attn6"]) == logits(&packed, &[]));

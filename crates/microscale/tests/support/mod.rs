@@ -19,21 +19,26 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs the command and answers what it said on standard error.
+/// Runs the command, which says nothing on standard output, and answers what it said on standard error.
 pub(crate) fn succeeds(arguments: &[&str]) -> String {
     let output = command(arguments).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && !error.contains("panicked"), "{arguments:?}: {error}");
+    assert!(
+        output.status.success() && output.stdout.is_empty() && !error.contains("panicked"),
+        "{arguments:?}: {error}"
+    );
     error
 }
 
-/// The command fails with this code and one line that holds `words`.
+/// The command fails with this code and one line that holds `words`, or what the parser of arguments says.
 pub(crate) fn refused(arguments: &[&str], code: i32, words: &[&str]) {
     let Output { status, stdout, stderr } = command(arguments).output().unwrap();
     let error = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(code), "{arguments:?}: {error}");
     assert!(stdout.is_empty() && !error.contains("panicked"), "{arguments:?}: {error}");
     assert!(words.iter().all(|word| error.contains(word)), "{arguments:?}: {words:?} in {error}");
+    let of_the_parser = error.contains("try '--help'");
+    assert!(of_the_parser || error.lines().count() == 1, "{arguments:?}: {error}");
 }
 
 /// A folder that goes with the test.
