@@ -7,7 +7,8 @@ use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use microscale_tensor::{Backend, Matrix};
 
-use crate::Error;
+use crate::convert::to_bf16;
+use crate::{Dtype, Error};
 
 /// The activations of a chunk of requests. The file has no name: it is gone with the process, however that ends.
 pub(crate) struct Shelf<'b, B> {
@@ -86,7 +87,6 @@ impl<'b, B: Backend> Shelf<'b, B> {
         }
     }
 
-    /// The process alone reads what it writes: values are in the machine's own order of bytes.
     fn write(&mut self, at: u64, x: &B::Activation) -> Result<(), Error> {
         let matrix = self.backend.download(x);
         let mut write = || {
@@ -94,7 +94,7 @@ impl<'b, B: Backend> Shelf<'b, B> {
             file.seek(SeekFrom::Start(at))?;
             let mut buffer = BufWriter::with_capacity(1 << 20, file);
             let bits = matrix.values().reinterpret_cast();
-            bits.iter().try_for_each(|bits| buffer.write_all(&bits.to_ne_bytes()))?;
+            bits.iter().try_for_each(|bits| buffer.write_all(&bits.to_le_bytes()))?;
             buffer.flush()
         };
         write().map_err(failed)
@@ -108,7 +108,7 @@ impl<'b, B: Backend> Shelf<'b, B> {
             file.read_exact(&mut bytes)
         };
         read().map_err(failed)?;
-        let values = bytes.as_chunks().0.iter().map(|&bytes| bf16::from_ne_bytes(bytes)).collect();
+        let (values, _) = to_bf16(&bytes, Dtype::BF16);
         Ok(self.backend.upload(Matrix::new(tokens, features, values)))
     }
 }

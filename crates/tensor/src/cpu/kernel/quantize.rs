@@ -408,9 +408,9 @@ mod tests {
                     let mut values = block.map(microscale_formats::round_to_bf16);
                     let scale = quantize_block(&values, element, scale_rule, &mut codes);
                     let halves = values.map(half::bf16::from_f32);
+                    let expected = microscale_formats::pack(&codes, element.bits());
                     for isa in Isa::available() {
                         quantizer.encode_row(isa, &halves, &mut packed, &mut found);
-                        let expected = microscale_formats::pack(&codes, element.bits());
                         assert_eq!((found[0], &packed), (scale, &expected), "{format:?} {isa} of {values:?}");
                     }
                     let block = std::slice::from_ref(&halves);
@@ -420,7 +420,6 @@ mod tests {
                         6 => quantizer.encode_words::<_, _, 6>(simd::scalar(), block, to.0, to.1),
                         _ => quantizer.encode_words::<_, _, 8>(simd::scalar(), block, to.0, to.1),
                     }
-                    let expected = microscale_formats::pack(&codes, element.bits());
                     assert_eq!((found[0], &packed), (scale, &expected), "{format:?} of {values:?}");
                     let lanes: [u32; LANES] =
                         std::array::from_fn(|i| values[2 * i].to_bits() >> 16 | values[2 * i + 1].to_bits() & HIGH);

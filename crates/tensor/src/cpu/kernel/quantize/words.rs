@@ -30,11 +30,11 @@ impl Quantizer {
         let own = *self;
         let blocks = row.iter().zip(codes.chunks_exact_mut(BLOCK * BITS / 8));
         for ((block, to), scale) in blocks.zip(scales) {
+            simd.prefetch(block);
             let Some(pairs) = T::pairs(block) else {
                 *scale = own.encode_block::<_, T, BITS>(simd, block, to);
                 continue;
             };
-            simd.prefetch(block);
             let pairs = simd.load_pairs(&pairs);
             let magnitudes = simd.and(pairs, simd.splat_pairs(MAGNITUDES));
             let largest = u32::from(simd.largest_word(magnitudes)) << 16;
