@@ -2,6 +2,7 @@
 
 mod kernel;
 pub mod peaks;
+mod session;
 mod simd;
 
 use std::ops::Range;
@@ -50,8 +51,7 @@ impl Backend for Cpu {
     type Cache = Cache;
 
     fn session<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        // On one of rayon's threads: from any other, every operation would wait for one of them to wake up.
-        rayon::scope(|_| work())
+        session::run(work)
     }
 
     fn weight(&self, matrix: WeightMatrix) -> Panels {

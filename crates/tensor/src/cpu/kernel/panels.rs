@@ -25,6 +25,22 @@ pub struct Panels {
     storage: Storage,
 }
 
+/// Panels whose scales lie together: those that one row streams through at a time.
+pub(super) const GROUP: usize = 4;
+
+/// The scales of one block of a group of panels: a line of memory, so that a row that streams through the group reads
+/// one line after another.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct GroupScales([[E8M0; PANEL]; GROUP]);
+
+/// The scales of a panel.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct PanelScales<'a> {
+    group: &'a [GroupScales],
+    panel: usize,
+}
+
 enum Storage {
     /// `[panel][step]`.
     Plain(Vec<Step>),
@@ -42,8 +58,8 @@ pub(in crate::cpu) struct Packed {
     k: usize,
     /// `[panel][step]`, each packed by [`pack_step`].
     codes: Buffer,
-    /// `[panel][block]`.
-    scales: Vec<[E8M0; PANEL]>,
+    /// `[group of panels][block]`.
+    scales: Vec<GroupScales>,
     /// [`WPanel::limit`] of every step, `[panel][step]`.
     limits: Vec<f32>,
 }
@@ -83,40 +99,47 @@ impl Panels {
         let width = steps * QUAD * bits as usize;
         let one = E8M0::from_exponent(0);
         let magnitude = if element == INT8 { 0xFF } else { (1u8 << (bits - 1)) - 1 };
-        let mut scales = vec![[one; PANEL]; panels * blocks];
+        let mut scales = vec![GroupScales([[one; PANEL]; GROUP]); panels.div_ceil(GROUP) * blocks];
         let mut codes = Buffer::zeroed(panels * width);
         let mut limits = vec![0f32; panels * steps];
         let squares: [f32; 256] = std::array::from_fn(|code| (element.decode(code as u8) / unit(element)).powi(2));
-        let each = codes.bytes_mut().par_chunks_mut(width).zip(scales.par_chunks_mut(blocks));
-        let each = each.zip(limits.par_chunks_mut(steps));
-        each.enumerate().for_each_init(
-            || (vec![[[0u8; QUAD]; QUADS]; steps], vec![0u8; k]),
-            |(unpacked, row), (panel, ((codes, scales), limits))| {
-                limits.fill(f32::INFINITY);
-                for output in 0..PANEL.min(outputs - panel * PANEL) {
-                    tensor.unpack_row(panel * PANEL + output, row);
-                    for ((step, row), least) in unpacked.iter_mut().zip(row.chunks(STEP)).zip(limits.iter_mut()) {
-                        let norm = row.iter().map(|&code| squares[usize::from(code)]).sum::<f32>().sqrt();
-                        *least = least.min(limit(norm));
-                        for (quad, row) in step.iter_mut().zip(row.chunks(4)) {
-                            for (k, &code) in row.iter().enumerate() {
-                                quad[position(output, k)] = code;
-                            }
+        let lay_panel = |(unpacked, row): &mut (Vec<[[u8; QUAD]; QUADS]>, Vec<u8>),
+                         panel: usize,
+                         (codes, scales, limits): (&mut [u8], &mut [GroupScales], &mut [f32])| {
+            limits.fill(f32::INFINITY);
+            for output in 0..PANEL.min(outputs - panel * PANEL) {
+                tensor.unpack_row(panel * PANEL + output, row);
+                for ((step, row), least) in unpacked.iter_mut().zip(row.chunks(STEP)).zip(limits.iter_mut()) {
+                    let norm = row.iter().map(|&code| squares[usize::from(code)]).sum::<f32>().sqrt();
+                    *least = least.min(limit(norm));
+                    for (quad, row) in step.iter_mut().zip(row.chunks(4)) {
+                        for (k, &code) in row.iter().enumerate() {
+                            quad[position(output, k)] = code;
                         }
                     }
-                    let row_scales = tensor.row_scales(panel * PANEL + output);
-                    for ((to, &scale), block) in scales.iter_mut().zip(row_scales).zip(row.chunks(block_size)) {
-                        // A block of zeros takes the scale 1, as in the operand: see `Quantizer::row`.
-                        let zero = scale != E8M0::NAN && block.iter().all(|&c| c & magnitude == 0);
-                        to[output] = if zero { one } else { scale };
-                    }
                 }
-                for (step, to) in unpacked.iter().zip(codes.chunks_exact_mut(QUAD * bits as usize)) {
-                    pack_step(step, bits, to);
+                let row_scales = tensor.row_scales(panel * PANEL + output);
+                for ((to, &scale), block) in scales.iter_mut().zip(row_scales).zip(row.chunks(block_size)) {
+                    // A block of zeros takes the scale 1, as in the operand: see `Quantizer::row`.
+                    let zero = scale != E8M0::NAN && block.iter().all(|&c| c & magnitude == 0);
+                    to.0[panel % GROUP][output] = if zero { one } else { scale };
+                }
+            }
+            for (step, to) in unpacked.iter().zip(codes.chunks_exact_mut(QUAD * bits as usize)) {
+                pack_step(step, bits, to);
+            }
+        };
+        let groups = codes.bytes_mut().par_chunks_mut(GROUP * width).zip(scales.par_chunks_mut(blocks));
+        let groups = groups.zip(limits.par_chunks_mut(GROUP * steps));
+        groups.enumerate().for_each_init(
+            || (vec![[[0u8; QUAD]; QUADS]; steps], vec![0u8; k]),
+            |room, (group, ((codes, scales), limits))| {
+                for (i, (codes, limits)) in codes.chunks_mut(width).zip(limits.chunks_mut(steps)).enumerate() {
+                    lay_panel(room, group * GROUP + i, (codes, scales, limits));
                 }
             },
         );
-        let powers: Vec<[f32; PANEL]> = scales.iter().map(|s| s.map(E8M0::value)).collect();
+        let powers: Vec<[f32; PANEL]> = scales.iter().flat_map(|s| s.0).map(|s| s.map(E8M0::value)).collect();
         let extent = Extent::of_scales(element, &powers);
         let table = Box::new(CodeTable::new(element));
         Panels {
@@ -211,9 +234,9 @@ impl Packed {
 
     /// The scales of a panel.
     #[inline(always)]
-    pub(in crate::cpu) fn scales(&self, panel: usize) -> &[[E8M0; PANEL]] {
+    pub(in crate::cpu) fn scales(&self, panel: usize) -> PanelScales<'_> {
         let blocks = self.k.div_ceil(self.block_size);
-        &self.scales[panel * blocks..][..blocks]
+        PanelScales { group: &self.scales[panel / GROUP * blocks..][..blocks], panel: panel % GROUP }
     }
 
     #[inline(always)]
@@ -230,11 +253,18 @@ impl Packed {
         }
         let scales = self.scales(panel);
         let blocks =
-            steps.start * STEP / self.block_size..(steps.end * STEP).div_ceil(self.block_size).min(scales.len());
+            steps.start * STEP / self.block_size..(steps.end * STEP).div_ceil(self.block_size).min(scales.group.len());
         scratch.powers.resize(blocks.len(), [1.0; PANEL]);
-        for (to, scales) in scratch.powers.iter_mut().zip(&scales[blocks]) {
-            simd.store(simd.powers(scales), to);
+        for (to, block) in scratch.powers.iter_mut().zip(blocks) {
+            simd.store(simd.powers(scales.block(block)), to);
         }
+    }
+}
+
+impl<'a> PanelScales<'a> {
+    #[inline(always)]
+    pub(super) fn block(self, block: usize) -> &'a [E8M0; PANEL] {
+        &self.group[block].0[self.panel]
     }
 }
 

@@ -5,23 +5,19 @@
 #![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
 
 use half::bf16;
-use microscale_formats::E8M0;
 use rayon::prelude::*;
 
 use super::linear::{FEW, Product, finish};
-use super::panels::{Packed, step_codes};
+use super::panels::{GROUP, Packed, PanelScales, step_codes};
 use super::sides::{PANEL, STEP};
 use crate::Matrix;
 use crate::cpu::simd::codes::QUADS;
 use crate::cpu::simd::{ByteProducts, Isa, LANES, Simd, byte_products, dispatch};
 
 /// Panels that one row streams through at a time.
-const STREAMS: usize = 4;
+const STREAMS: usize = GROUP;
 /// Multiplications that are worth handing to another thread.
 const TASK: usize = 1 << 20;
-
-/// The scales of a panel, `[block]`.
-type PanelScales<'a> = &'a [[E8M0; PANEL]];
 
 /// The products of a few rows with several weights.
 pub(super) fn linear<const N: usize>(isa: Isa, products: &[Product<'_>; N]) -> [Matrix; N] {
@@ -121,7 +117,7 @@ impl Product<'_> {
     #[inline(always)]
     fn packed<const P: usize>(&self, first: usize) -> (&Packed, [&[u8]; P], [PanelScales<'_>; P]) {
         let packed = self.w.as_packed().expect("the way through codes is taken for packed weights");
-        let (mut codes, mut scales): ([&[u8]; P], [PanelScales<'_>; P]) = ([&[]; P], [&[]; P]);
+        let (mut codes, mut scales): ([&[u8]; P], _) = ([&[]; P], [packed.scales(first); P]);
         for p in 0..P {
             (codes[p], scales[p]) = (packed.codes(first + p), packed.scales(first + p));
         }
@@ -294,9 +290,11 @@ fn prefetch<S: Simd>(simd: S, step: &[u8], quad: usize) {
 /// The scales of a block.
 #[inline(always)]
 fn powers<S: Simd, const P: usize>(simd: S, scales: &[PanelScales<'_>; P], block: usize) -> [S::F32; P] {
+    const { assert!(P == 1 || P == GROUP) };
+    simd.prefetch(scales[0].block(block));
     let mut powers = [simd.splat(1.0); P];
     for p in 0..P {
-        powers[p] = simd.powers(&scales[p][block]);
+        powers[p] = simd.powers(scales[p].block(block));
     }
     powers
 }
