@@ -382,7 +382,7 @@ impl<'a> Product<'a> {
         let chunk = formats.into_iter().flatten().map(|f| f.block_size).min().unwrap_or(PLAIN_CHUNK);
         let order = Order::new(chunk, x.extent, w);
         let blocks = formats.iter().all(|f| f.is_some_and(|f| f.block_size == STEP));
-        Product { x, order, configured: configured.filter(|_| blocks && order.is_fast()) }
+        Product { x, order, configured: configured.filter(|_| blocks && x.dequantized && order.is_fast()) }
     }
 
     /// `end`, or one more where that completes a pair of the same chunk.
@@ -405,7 +405,7 @@ impl<'a> Product<'a> {
         if let Some(configured) = self.configured.filter(|_| rows > FEW) {
             rest = span.end / STEP * STEP;
             totals[rows..].fill([[0.0; PANEL]; P]);
-            multiply_tiles((simd, configured), [self.x], w, 0..span.end / STEP, [&mut *totals]);
+            multiply_tiles((simd, configured), (self.x, &[]), w, 0..span.end / STEP, totals);
         }
         multiply(simd, self.x, w, self.order, (rest..span.end, 0..rows), totals);
     }

@@ -65,6 +65,14 @@ impl Extent {
         }
     }
 
+    /// That of the elements times their scales, if these are normal numbers by a margin that no product with unscaled
+    /// elements of another format can use up.
+    pub(super) fn dequantized(self) -> Option<Extent> {
+        const FAR: f64 = (1u64 << 60) as f64;
+        let moderate = !self.plain && self.scaled_unit >= 1.0 / FAR && self.largest <= FAR;
+        moderate.then_some(Extent { unit: self.scaled_unit, ..self })
+    }
+
     /// Whether no sum of products of the two, scaled or not, can be subnormal or overflow on the way.
     ///
     /// Every such sum is a multiple of the product of the units, so it is zero or at least that large. Infinities and

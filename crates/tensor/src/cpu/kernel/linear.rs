@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::operand::Operand;
 use super::panels::{Panels, Scratch};
 use super::product::{Order, Totals, multiply, multiply_tiles};
-use super::sides::{PANEL, STEP, TILE, XTile};
+use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use super::stream;
 use crate::cpu::simd::tiles::{Configured, Tiles};
 use crate::cpu::simd::{Isa, Simd, dispatch};
@@ -19,14 +19,19 @@ use crate::{Linear, Matrix};
 pub(super) const FEW: usize = 4;
 /// The largest ratio of a weight format's magnitudes for which tiles pay: beyond it hardly a sum is exact.
 const TILES_RATIO: f32 = 4096.0;
+/// The largest product of both formats' ratios for which every sum is: integers are exact in f32 up to 2^24.
+const ALWAYS_EXACT: f32 = ((1 << 24) / STEP) as f32;
 /// Multiplications that are worth handing to another thread.
 const TASK: usize = 200_000;
 /// Pairs of panels that share a walk over the rows, ...
-const PAIRS: usize = 4;
-/// ... tiles of rows that share decoded weights, ...
+const PAIRS: usize = 8;
+/// ... and tiles of rows that share decoded weights.
 const TILES: usize = 32;
-/// ... and elements along k that are decoded at a time. What lies between two uses then fits a second-level cache.
+/// Elements along k that are decoded at a time: what lies between two uses then fits a second-level cache.
 const ELEMENTS: usize = 2048;
+/// The same for matrix tiles, which take them in so fast that a pair of panels has to stay in a first-level cache while
+/// all rows pass by.
+const TILE_ELEMENTS: usize = 256;
 
 pub(in crate::cpu) fn linear<const N: usize>(isa: Isa, x: &Operand, weights: [Linear<'_, Panels>; N]) -> [Matrix; N] {
     let products = weights.map(|weight| Product::new(isa, x, weight));
@@ -55,16 +60,23 @@ pub(in crate::cpu) fn linear<const N: usize>(isa: Isa, x: &Operand, weights: [Li
     })
 }
 
-/// Some pairs of panels of the result: `[pair][row][output]`.
+/// Some pairs of panels of the result: `[some tiles][pair][row][output]`.
 type Strip = Vec<[bf16; 2 * PANEL]>;
 
 /// Puts strips side by side.
 fn join(rows: usize, outputs: usize, strips: &[Strip]) -> Matrix {
     let mut out = Matrix::zeros(rows, outputs);
-    let pairs: Vec<&[[bf16; 2 * PANEL]]> = strips.iter().flat_map(|strip| strip.chunks(rows)).collect();
+    let block = TILES * TILE;
     out.values_mut().par_chunks_mut(outputs).with_min_len((16384 / outputs).max(1)).enumerate().for_each(|(i, row)| {
-        for (to, pair) in row.chunks_mut(2 * PANEL).zip(&pairs) {
-            to.copy_from_slice(&pair[i][..to.len()]);
+        let (first, some) = (i / block * block, block.min(rows - i / block * block));
+        let mut columns = row.chunks_mut(2 * PANEL);
+        for strip in strips {
+            let pairs = strip.len() / rows;
+            let rows = strip[first * pairs + i - first..].iter().step_by(some).take(pairs);
+            // Not the other way round, which would take a column too many.
+            for (from, to) in rows.zip(&mut columns) {
+                to.copy_from_slice(&from[..to.len()]);
+            }
         }
     });
     out
@@ -74,7 +86,7 @@ fn join(rows: usize, outputs: usize, strips: &[Strip]) -> Matrix {
 #[derive(Default)]
 struct Room {
     decoded: [[Scratch; 2]; PAIRS],
-    /// `[two tiles][pair of panels][tile]`.
+    /// `[pair of panels][tile]`.
     totals: Vec<Totals<2>>,
 }
 
@@ -95,8 +107,11 @@ impl<'a> Product<'a> {
         assert_eq!(x.k, w.k, "operand and weight have the same inner length");
         assert!(bias.is_none_or(|b| b.len() == w.outputs), "one bias per output");
         let chunk = [x.block_size(), w.block_size()].into_iter().flatten().min().unwrap_or(PLAIN_CHUNK);
-        let tiles: Vec<_> = x.tiles().map(|tile| (tile, Order::new(chunk, tile.extent, w.extent))).collect();
+        let mut tiles: Vec<_> = x.tiles().map(|tile| (tile, Order::new(chunk, tile.extent, w.extent))).collect();
         let ratio = w.as_packed().map_or(f32::INFINITY, |p| p.ratio);
+        if ratio * x.ratio() <= ALWAYS_EXACT {
+            tiles.iter_mut().for_each(|(tile, _)| tile.norms = &[]);
+        }
         let blocks = [x.block_size(), w.block_size()] == [Some(STEP); 2];
         let exact = isa.tiles().filter(|_| ratio <= TILES_RATIO && blocks && x.rows > FEW);
         Product { rows: x.rows, k: x.k, chunk, tiles, w, bias, exact }
@@ -108,32 +123,32 @@ impl<'a> Product<'a> {
 
     /// Some pairs of panels by all rows.
     fn strip(&self, isa: Isa, pairs: Range<usize>, room: &mut Room) -> Strip {
-        let mut strip = vec![[bf16::ZERO; 2 * PANEL]; self.rows * pairs.len()];
+        let mut strip = Vec::with_capacity(self.rows * pairs.len());
         let configured = self.exact.map(Tiles::configure);
+        let elements = if configured.is_some() { TILE_ELEMENTS } else { ELEMENTS };
         dispatch!(isa, simd => for (block, tiles) in self.tiles.chunks(TILES).enumerate() {
-            let rows = block * TILES * TILE..self.rows;
-            room.totals.clear();
+            let rows = self.rows - block * TILES * TILE;
             room.totals.resize(tiles.len() * pairs.len(), [[[0.0; PANEL]; 2]; TILE]);
             // Whole chunks and whole steps.
-            let unit = self.chunk * STEP;
-            for start in (0..self.k).step_by((ELEMENTS / unit).max(1) * unit) {
-                let span = start..self.k.min(start + (ELEMENTS / unit).max(1) * unit);
-                self.add(simd, configured.as_ref(), (tiles, rows.len()), (pairs.clone(), span), room);
+            let unit = if self.chunk.is_multiple_of(STEP) { self.chunk } else { self.chunk * STEP };
+            for start in (0..self.k).step_by((elements / unit).max(1) * unit) {
+                let span = start..self.k.min(start + (elements / unit).max(1) * unit);
+                self.add(simd, configured.as_ref(), (tiles, rows), (pairs.clone(), span), room);
             }
-            for (t, totals) in room.totals.chunks(2 * pairs.len()).enumerate() {
-                for (pair, totals) in totals.chunks(totals.len() / pairs.len()).enumerate() {
-                    let biases = [0, 1].map(|p| self.biases(2 * (pairs.start + pair) + p));
-                    let to = &mut strip[pair * self.rows..][rows.start + 2 * t * TILE..self.rows];
-                    for (to, totals) in to.iter_mut().zip(totals.as_flattened()) {
-                        finish(simd, totals, &biases, <[bf16]>::as_chunks_mut(to).0);
-                    }
+            for (pair, totals) in pairs.clone().zip(room.totals.chunks(tiles.len())) {
+                let biases = [0, 1].map(|p| self.biases(2 * pair + p));
+                for totals in totals.as_flattened().iter().take(rows) {
+                    let mut row = [bf16::ZERO; 2 * PANEL];
+                    finish(simd, totals, &biases, row.as_chunks_mut().0);
+                    strip.push(row);
                 }
             }
         });
         strip
     }
 
-    /// Adds the products of elements `span` of some tiles and pairs of panels to their totals.
+    /// Adds the products of elements `span` of some tiles and pairs of panels to their totals, which begin with 0 where
+    /// the span does.
     #[inline(always)]
     fn add<S: Simd>(
         &self,
@@ -141,36 +156,56 @@ impl<'a> Product<'a> {
         configured: Option<&Configured>,
         (tiles, rows): (&[(XTile<'_>, Order)], usize),
         (pairs, span): (Range<usize>, Range<usize>),
-        room: &mut Room,
+        Room { decoded, totals }: &mut Room,
     ) {
         let steps = span.start / STEP..span.end.div_ceil(STEP);
         // The last panel may stand alone: then it is computed twice.
         let last = self.w.count() - 1;
         let mut w = Vec::with_capacity(pairs.len());
-        for (pair, [first, second]) in pairs.clone().zip(&mut room.decoded) {
+        for (pair, [first, second]) in pairs.clone().zip(decoded) {
             let first = self.w.panel(simd, 2 * pair, steps.clone(), first);
             w.push([first, self.w.panel(simd, last.min(2 * pair + 1), steps.clone(), second)]);
         }
-        for (two, (tiles, totals)) in tiles.chunks(2).zip(room.totals.chunks_mut(2 * w.len())).enumerate() {
+        // What is small enough for a first-level cache goes on the inside: a tile of rows, or with little of k a pair of
+        // panels.
+        if let Some(configured) = configured {
             for (w, totals) in w.iter().zip(totals.chunks_mut(tiles.len())) {
-                match (configured, tiles, &mut *totals) {
-                    (Some(c), [(a, o), (b, p)], [one, two]) if o.is_fast() && p.is_fast() => {
-                        multiply_tiles((simd, c), [a, b], w, steps.clone(), [one, two]);
+                for (t, (x, order)) in tiles.iter().enumerate() {
+                    if !(order.is_fast() && x.dequantized) {
+                        self.add_tile(simd, (&tiles[t], rows - t * TILE), w, span.clone(), &mut totals[t]);
+                        continue;
                     }
-                    (Some(c), [(a, o)], [one]) if o.is_fast() => {
-                        multiply_tiles((simd, c), [a], w, steps.clone(), [one]);
+                    let next = tiles.get(t + 1).and_then(|(x, _)| x.steps().get(steps.clone())).unwrap_or_default();
+                    for panel in totals.get(t + 1).map_or(&[][..], |totals| totals.as_flattened()) {
+                        simd.fetch(panel);
                     }
-                    _ => {
-                        for (t, ((tile, order), totals)) in tiles.iter().zip(totals).enumerate() {
-                            let rows = TILE.min(rows - (2 * two + t) * TILE);
-                            let end =
-                                if self.chunk.is_multiple_of(2) { span.end.next_multiple_of(2) } else { span.end };
-                            multiply(simd, tile, w, *order, (span.start..end, 0..rows), totals);
-                        }
-                    }
+                    multiply_tiles((simd, configured), (x, next), w, steps.clone(), &mut totals[t]);
+                }
+            }
+        } else {
+            for (t, tile) in tiles.iter().enumerate() {
+                for (w, totals) in w.iter().zip(totals.chunks_mut(tiles.len())) {
+                    self.add_tile(simd, (tile, rows - t * TILE), w, span.clone(), &mut totals[t]);
                 }
             }
         }
+    }
+
+    /// The same of one tile, of which there are `rows`, and one pair.
+    #[inline(always)]
+    fn add_tile<S: Simd>(
+        &self,
+        simd: S,
+        ((x, order), rows): (&(XTile<'_>, Order), usize),
+        w: &[WPanel<'_>; 2],
+        span: Range<usize>,
+        totals: &mut Totals<2>,
+    ) {
+        if span.start == 0 {
+            *totals = [[[0.0; PANEL]; 2]; TILE];
+        }
+        let end = if self.chunk.is_multiple_of(2) { span.end.next_multiple_of(2) } else { span.end };
+        multiply(simd, x, w, *order, (span.start..end, 0..TILE.min(rows)), totals);
     }
 
     /// The biases of a panel; without any −0, which changes nothing, not even the sign of a zero.

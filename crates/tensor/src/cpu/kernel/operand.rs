@@ -3,7 +3,7 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use super::extent::{Extent, Magnitudes, unit};
+use super::extent::{Extent, Magnitudes, ratio, unit};
 use super::linear::FEW;
 use super::quantize::Quantizer;
 use super::sides::{STEP, Scales, StepBytes, TILE, XTile};
@@ -31,6 +31,7 @@ pub(in crate::cpu) struct Tile {
     /// `[block]`, those of rows beyond the last 1 and 0.
     powers: Vec<[f32; TILE]>,
     norms: Vec<[f32; TILE]>,
+    dequantized: bool,
     bytes: Vec<StepBytes>,
     extent: Option<Extent>,
 }
@@ -60,6 +61,11 @@ impl Operand {
 
     pub(in crate::cpu) fn block_size(&self) -> Option<usize> {
         self.format.map(|f| f.block_size)
+    }
+
+    /// The largest magnitude of the format over the smallest.
+    pub(in crate::cpu) fn ratio(&self) -> f32 {
+        self.format.map_or(f32::INFINITY, |f| ratio(f.element))
     }
 
     pub(in crate::cpu) fn tiles(&self) -> impl Iterator<Item = XTile<'_>> {
@@ -102,11 +108,35 @@ impl Tile {
                         (self.powers[step][r], self.norms[step][r]) = (power, norm);
                     }
                 }
-                self.extent = Some(Extent::of_scales(format.element, &self.powers));
+                let extent = Extent::of_scales(format.element, &self.powers);
+                self.extent = Some(extent);
+                if let Some(extent) = extent.dequantized().filter(|_| stride == TILE) {
+                    self.dequantize(simd, rows);
+                    self.extent = Some(extent);
+                }
             }
             Some(format) => self.fill_blocks(simd, (rows, k), format, pairs),
         }
         self.fill_bytes(rows, format);
+    }
+
+    /// Takes the scales of blocks that are steps into the elements, so that a product need not.
+    #[inline(always)]
+    fn dequantize<S: Simd>(&mut self, simd: S, rows: usize) {
+        for (step, powers) in self.lanes.as_chunks_mut::<TILE>().0.iter_mut().zip(&mut self.powers) {
+            for (lanes, power) in step[..rows].iter_mut().zip(powers) {
+                let pairs = simd.load_pairs(&lanes.0);
+                let high = simd.splat_pairs(0xFFFF_0000);
+                let halves = [simd.shift_left(pairs, 16), simd.and(pairs, high)];
+                let [even, odd] = halves.map(
+                    #[inline(always)]
+                    |half| simd.bits(simd.mul(simd.with_bits(half), simd.splat(*power))),
+                );
+                simd.store_pairs(simd.or(simd.shift_right(even, 16), odd), &mut lanes.0);
+                *power = 1.0;
+            }
+        }
+        self.dequantized = true;
     }
 
     /// Blocks of any size, a row at a time.
@@ -149,6 +179,7 @@ impl Tile {
     /// Makes room.
     fn clear(&mut self, [rows, stride]: [usize; 2], steps: usize, blocks: usize) {
         self.stride = stride;
+        self.dequantized = false;
         if rows < stride {
             self.lanes.clear();
             self.powers.clear();
@@ -164,6 +195,7 @@ impl Tile {
             lanes: &self.lanes,
             stride: self.stride,
             scales: format.map(|f| Scales { block_size: f.block_size, powers: &self.powers }),
+            dequantized: self.dequantized,
             norms: &self.norms,
             bytes: &self.bytes,
             unit: format.map_or(1.0, |f| unit(f.element)),

@@ -244,6 +244,10 @@ impl Packed {
         let codes = self.codes(panel);
         scratch.steps.resize(steps.len(), ZERO);
         for (s, step) in steps.clone().zip(&mut scratch.steps) {
+            // As many steps further on are those that will be asked for next.
+            if s + steps.len() < codes.len() / (QUAD * BITS) {
+                step_codes::<BITS>(codes, s + steps.len()).as_chunks::<64>().0.iter().for_each(|line| simd.fetch(line));
+            }
             let codes = step_codes::<BITS>(codes, s);
             for (q, pairs) in step.as_chunks_mut::<2>().0.iter_mut().enumerate() {
                 let [first, second] = simd.decode::<BITS>(&self.table, codes, q);

@@ -14,11 +14,12 @@
 
 #![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::extent::Extent;
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
-use crate::cpu::simd::tiles::{Configured, Step, Sums};
+use crate::cpu::simd::tiles::{Configured, Lanes, Step, Sums};
 use crate::cpu::simd::{LANES, Simd};
 
 /// The totals of a tile by `P` panels: f32, before bias and rounding.
@@ -202,70 +203,108 @@ fn add_pair<S: Simd, const R: usize, const P: usize>(
     }
 }
 
-/// [`multiply`] of whole tiles by one or two panels over some steps, through tiles where that is exact. Blocks are of 32
-/// on both sides and the order is the fast one.
+/// [`multiply`] of a whole tile by some panels over some steps, through tiles where that is exact. Blocks are of 32 on
+/// both sides, the rows are dequantized and the order is the fast one. The totals before step 0 are taken for 0. Rows
+/// that will be asked for `next` are fetched on the way.
 #[inline(always)]
-pub(in crate::cpu) fn multiply_tiles<S: Simd, const T: usize, const P: usize>(
+pub(in crate::cpu) fn multiply_tiles<S: Simd, const P: usize>(
     (simd, tiles): (S, &Configured),
-    x: [&XTile<'_>; T],
+    (x, next): (&XTile<'_>, &[Step]),
     w: &[WPanel<'_>; P],
     steps: Range<usize>,
-    totals: [&mut Totals<P>; T],
+    totals: &mut Totals<P>,
 ) {
-    let x = x.map(|x| x.blocks(steps.clone()));
-    let mut sums = [[Sums::ZERO; P]; T];
-    for (i, step) in steps.enumerate() {
-        let x_steps = x.each_ref().map(|x| &x.elements[i]);
-        let w_steps = w.each_ref().map(|w| w.step(step));
-        tiles.multiply(x_steps, w_steps, &mut sums);
-        let limit = w.iter().fold(f32::INFINITY, |least, w| least.min(w.limit(step)));
-        let mut inexact: u32 = 0;
-        for t in 0..T {
-            inexact |= u32::from(simd.above(&x[t].norms[i], limit)) << (t * TILE);
+    for p in 0..P {
+        let next = next.iter().map(
+            #[inline(always)]
+            |step| &step[p * TILE / P..][..TILE / P],
+        );
+        if x.norms.is_empty() {
+            multiply_panel::<S, P, false>((simd, tiles), (x, next), (&w[p], p), steps.clone(), totals);
+        } else {
+            multiply_panel::<S, P, true>((simd, tiles), (x, next), (&w[p], p), steps.clone(), totals);
         }
-        if inexact != 0 {
-            add_in_order(simd, &x_steps, &w_steps, inexact, &mut sums);
+    }
+}
+
+/// Steps whose tiles are multiplied one right after another.
+const TOGETHER: usize = 4;
+
+/// By one panel, whose totals stay in registers while the sums of one step after another are added to them. `CHECKED` if
+/// some of these may not be exact.
+#[inline(always)]
+fn multiply_panel<'a, S: Simd, const P: usize, const CHECKED: bool>(
+    (simd, tiles): (S, &Configured),
+    (x, mut next): (&XTile<'_>, impl Iterator<Item = &'a [Lanes]>),
+    (w, p): (&WPanel<'_>, usize),
+    steps: Range<usize>,
+    totals: &mut Totals<P>,
+) {
+    let mut own = [simd.splat(0.0); TILE];
+    if steps.start > 0 {
+        for row in 0..TILE {
+            own[row] = simd.load(&totals[row][p]);
         }
-        for p in 0..P {
-            let w_powers = simd.load(w[p].block(step));
-            for t in 0..T {
-                for row in 0..TILE {
-                    let power = simd.mul(w_powers, simd.splat(x[t].powers[i][row]));
-                    let total = &mut totals[t][row][p];
-                    simd.store(simd.fma(simd.load(&sums[t][p].0[row]), power, simd.load(total)), total);
+    }
+    let (fours, rest) = x.steps()[steps.clone()].as_chunks::<TOGETHER>();
+    let (mut sums, mut one) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+    let mut step = steps.start;
+    for rows in fours {
+        let outputs = std::array::from_fn(
+            #[inline(always)]
+            |i| w.step(step + i),
+        );
+        let sums = tiles.multiply(rows, outputs, &mut sums);
+        next.by_ref().take(TOGETHER).flatten().for_each(
+            #[inline(always)]
+            |lanes| simd.fetch(lanes),
+        );
+        add_sums::<S, TOGETHER, CHECKED>(simd, (x, w), step, (rows, outputs), sums, &mut own);
+        step += TOGETHER;
+    }
+    for rows in rest {
+        let (rows, outputs) = (std::array::from_ref(rows), [w.step(step)]);
+        let sums = tiles.multiply(rows, outputs, &mut one);
+        add_sums::<S, 1, CHECKED>(simd, (x, w), step, (rows, outputs), sums, &mut own);
+        step += 1;
+    }
+    for row in 0..TILE {
+        simd.store(own[row], &mut totals[row][p]);
+    }
+}
+
+/// Adds the sums of `N` steps from `step` on, those that are not exact computed anew, to the totals of a panel.
+#[inline(always)]
+fn add_sums<S: Simd, const N: usize, const CHECKED: bool>(
+    simd: S,
+    (x, w): (&XTile<'_>, &WPanel<'_>),
+    step: usize,
+    (rows, outputs): (&[Step; N], [&Step; N]),
+    sums: &mut [Sums; N],
+    totals: &mut [S::F32; TILE],
+) {
+    for i in 0..N {
+        if CHECKED {
+            let mut inexact = simd.above(&x.norms[step + i], w.limit(step + i));
+            while inexact != 0 {
+                if inexact.count_ones() > 2 {
+                    add_some_in_order::<S, 4>(simd, &rows[i], outputs[i], &mut inexact, &mut sums[i]);
+                } else {
+                    add_some_in_order::<S, 2>(simd, &rows[i], outputs[i], &mut inexact, &mut sums[i]);
                 }
             }
         }
-    }
-}
-
-/// Replaces the sums of some rows, a bit each, by those in the canonical order.
-#[inline(always)]
-fn add_in_order<S: Simd, const T: usize, const P: usize>(
-    simd: S,
-    x: &[&Step; T],
-    w: &[&Step; P],
-    mut inexact: u32,
-    sums: &mut [[Sums; P]; T],
-) {
-    while inexact != 0 {
-        if inexact.count_ones() > 2 {
-            add_some_in_order::<S, 4, T, P>(simd, x, w, &mut inexact, sums);
-        } else {
-            add_some_in_order::<S, 2, T, P>(simd, x, w, &mut inexact, sums);
+        let powers = simd.load(w.block(step + i));
+        for row in 0..TILE {
+            totals[row] = simd.fma(simd.load(&sums[i].0[row]), powers, totals[row]);
         }
     }
 }
 
-/// `R` of the rows, the first again where there are fewer.
+/// Replaces the sums of `R` of the rows, a bit each, by those in the canonical order; of the first again where there are
+/// fewer.
 #[inline(always)]
-fn add_some_in_order<S: Simd, const R: usize, const T: usize, const P: usize>(
-    simd: S,
-    x: &[&Step; T],
-    w: &[&Step; P],
-    inexact: &mut u32,
-    sums: &mut [[Sums; P]; T],
-) {
+fn add_some_in_order<S: Simd, const R: usize>(simd: S, x: &Step, w: &Step, inexact: &mut u16, sums: &mut Sums) {
     let mut rows = [inexact.trailing_zeros() as usize; R];
     for row in &mut rows {
         if *inexact != 0 {
@@ -273,17 +312,11 @@ fn add_some_in_order<S: Simd, const R: usize, const T: usize, const P: usize>(
             *inexact &= *inexact - 1;
         }
     }
-    let mut pairs = [&x[0][0].0; R];
-    for r in 0..R {
-        pairs[r] = &x[rows[r] / TILE][rows[r] % TILE].0;
-    }
-    let mut new = [[simd.splat(0.0); P]; R];
+    let mut new = [[simd.splat(0.0); 1]; R];
     for pair in 0..LANES {
-        add_pair(simd, &pairs, w, pair, &mut new);
+        add_pair(simd, &rows.map(|row| &x[row].0), &[w], pair, &mut new);
     }
     for r in 0..R {
-        for p in 0..P {
-            simd.store(new[r][p], &mut sums[rows[r] / TILE][p].0[rows[r] % TILE]);
-        }
+        simd.store(new[r][0], &mut sums.0[rows[r]]);
     }
 }

@@ -1,7 +1,5 @@
 //! The two sides of a product, in the forms that [`product`](super::product) takes.
 
-use std::ops::Range;
-
 use super::extent::Extent;
 use crate::cpu::simd::LANES;
 use crate::cpu::simd::codes::QUADS;
@@ -28,6 +26,8 @@ pub(in crate::cpu) struct XTile<'a> {
     /// Rows there is room for: 16, or as many as there are where those are few.
     pub(in crate::cpu) stride: usize,
     pub(in crate::cpu) scales: Option<Scales<'a>>,
+    /// Whether the elements hold their scales already, which then are 1.
+    pub(in crate::cpu) dequantized: bool,
     /// Per block and row the Euclidean norm of the elements over the largest power of two that divides them all.
     pub(in crate::cpu) norms: &'a [[f32; TILE]],
     /// `[step][row]`, where the elements are small integers times `unit` and the rows are few; else empty.
@@ -59,13 +59,6 @@ pub(in crate::cpu) struct WPanel<'a> {
     pub(in crate::cpu) limits: &'a [f32],
 }
 
-/// Steps of sixteen rows that are a block each.
-pub(super) struct XBlocks<'a> {
-    pub(super) elements: &'a [Step],
-    pub(super) powers: &'a [[f32; TILE]],
-    pub(super) norms: &'a [[f32; TILE]],
-}
-
 impl<'a> XTile<'a> {
     /// The pairs of a row in a step.
     #[inline(always)]
@@ -92,12 +85,10 @@ impl<'a> XTile<'a> {
         }
     }
 
-    /// Some steps of all sixteen rows, each of which is a block.
+    /// The steps of all sixteen rows.
     #[inline(always)]
-    pub(super) fn blocks(&self, steps: Range<usize>) -> XBlocks<'a> {
-        let elements = self.lanes.as_chunks().0;
-        let powers = self.scales.map_or(&[][..], |s| s.powers);
-        XBlocks { elements: &elements[steps.clone()], powers: &powers[steps.clone()], norms: &self.norms[steps] }
+    pub(super) fn steps(&self) -> &'a [Step] {
+        self.lanes.as_chunks().0
     }
 }
 

@@ -105,6 +105,11 @@ impl Simd for Avx512 {
         table.decode::<BITS>(step, quad).map(|pairs| self.load_pairs(&pairs))
     }
     #[inline(always)]
+    fn fetch<T>(self, at: &T) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
+    }
+    #[inline(always)]
     fn prefetch<T>(self, here: &T) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(here).cast::<i8>().wrapping_add(AHEAD)) }

@@ -234,6 +234,10 @@ impl Simd for Avx512Bf16 {
         }
     }
     #[inline(always)]
+    fn fetch<T>(self, at: &T) {
+        self.0.fetch(at);
+    }
+    #[inline(always)]
     fn prefetch<T>(self, here: &T) {
         self.0.prefetch(here);
     }

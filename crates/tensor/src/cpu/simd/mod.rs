@@ -97,6 +97,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     }
     /// Asks the memory for the bytes [`AHEAD`] of here. A hint: it neither faults nor changes anything.
     fn prefetch<T>(self, _here: &T) {}
+    /// Asks the memory for this line, likewise.
+    fn fetch<T>(self, _at: &T) {}
     /// The largest lane.
     #[inline(always)]
     fn largest(self, x: Self::Pairs) -> u32 {

@@ -22,10 +22,6 @@ pub(crate) type Step = [Lanes; LANES];
 #[repr(C, align(64))]
 pub(crate) struct Sums(pub(crate) [[f32; LANES]; LANES]);
 
-impl Sums {
-    pub(crate) const ZERO: Sums = Sums([[0.0; LANES]; LANES]);
-}
-
 cfg_select! {
     all(target_arch = "x86_64", target_os = "linux") => {
         mod amx;

@@ -1,6 +1,7 @@
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, _xgetbv};
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::sync::LazyLock;
 
 use super::{Step, Sums};
@@ -81,64 +82,58 @@ impl Drop for Configured {
 }
 
 impl Configured {
-    /// The sums of `x` rows by `w` outputs: one tile of rows by one or two of outputs, or two by two.
+    /// The sums of rows by outputs, of one or four steps, written to `room`.
     #[inline(always)]
-    pub(crate) fn multiply<const T: usize, const P: usize>(
+    pub(crate) fn multiply<'a, const N: usize>(
         &self,
-        x: [&Step; T],
-        w: [&Step; P],
-        sums: &mut [[Sums; P]; T],
-    ) {
-        const { assert!((T == 1 || T == 2) && (P == 2 || T == 1 && P == 1)) };
-        let sums = sums.as_mut_ptr().cast::<Sums>();
-        // SAFETY: this thread's tiles are set up as 16 rows of 64 bytes, which is what a `Step` and a `Sums` hold;
-        // `sums` has room for `P · T` of them. Nothing else in the program uses tiles.
+        x: &[Step; N],
+        w: [&Step; N],
+        room: &'a mut MaybeUninit<[Sums; N]>,
+    ) -> &'a mut [Sums; N] {
+        const { assert!(N == 1 || N == 4) };
+        let (x, sums) = (x.as_ptr(), room.as_mut_ptr());
+        // SAFETY: this thread's tiles are set up as 16 rows of 64 bytes, which is what a `Step` and a `Sums` hold, of
+        // which there are `N`, and all of which are written. Nothing else in the program uses tiles.
         unsafe {
-            if P == 1 {
+            if N == 1 {
                 asm!(
                     "tileloadd tmm4, [{x} + {stride}*1]",
                     "tileloadd tmm6, [{w} + {stride}*1]",
                     "tilezero tmm0",
                     "tdpbf16ps tmm0, tmm4, tmm6",
                     "tilestored [{sums} + {stride}*1], tmm0",
-                    x = in(reg) x[0], w = in(reg) w[0], sums = in(reg) sums, stride = in(reg) 64usize,
+                    x = in(reg) x, w = in(reg) w[0], sums = in(reg) sums, stride = in(reg) 64usize,
                     out("tmm0") _, out("tmm4") _, out("tmm6") _, options(nostack)
-                );
-            } else if T == 1 {
-                asm!(
-                    "tileloadd tmm4, [{x} + {stride}*1]",
-                    "tileloadd tmm6, [{w0} + {stride}*1]",
-                    "tileloadd tmm7, [{w1} + {stride}*1]",
-                    "tilezero tmm0", "tilezero tmm1",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tilestored [{sums} + {stride}*1], tmm0",
-                    "tilestored [{sums} + {stride}*1 + 1024], tmm1",
-                    x = in(reg) x[0], w0 = in(reg) w[0], w1 = in(reg) w[P - 1], sums = in(reg) sums,
-                    stride = in(reg) 64usize,
-                    out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _, options(nostack)
                 );
             } else {
                 asm!(
-                    "tileloadd tmm4, [{x0} + {stride}*1]",
+                    "tileloadd tmm4, [{x} + {stride}*1]",
                     "tileloadd tmm6, [{w0} + {stride}*1]",
-                    "tileloadd tmm7, [{w1} + {stride}*1]",
-                    "tileloadd tmm5, [{x1} + {stride}*1]",
-                    "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                    "tilezero tmm0",
                     "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tileloadd tmm5, [{x} + {stride}*1 + 1024]",
+                    "tileloadd tmm7, [{w1} + {stride}*1]",
+                    "tilezero tmm1",
+                    "tdpbf16ps tmm1, tmm5, tmm7",
+                    "tileloadd tmm4, [{x} + {stride}*1 + 2048]",
+                    "tileloadd tmm6, [{w2} + {stride}*1]",
+                    "tilezero tmm2",
+                    "tdpbf16ps tmm2, tmm4, tmm6",
+                    "tileloadd tmm5, [{x} + {stride}*1 + 3072]",
+                    "tileloadd tmm7, [{w3} + {stride}*1]",
+                    "tilezero tmm3",
                     "tdpbf16ps tmm3, tmm5, tmm7",
                     "tilestored [{sums} + {stride}*1], tmm0",
                     "tilestored [{sums} + {stride}*1 + 1024], tmm1",
                     "tilestored [{sums} + {stride}*1 + 2048], tmm2",
                     "tilestored [{sums} + {stride}*1 + 3072], tmm3",
-                    x0 = in(reg) x[0], x1 = in(reg) x[T - 1], w0 = in(reg) w[0], w1 = in(reg) w[P - 1],
-                    sums = in(reg) sums, stride = in(reg) 64usize,
+                    x = in(reg) x, w0 = in(reg) w[0], w1 = in(reg) w[1 % N], w2 = in(reg) w[2 % N],
+                    w3 = in(reg) w[3 % N], sums = in(reg) sums, stride = in(reg) 64usize,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _, options(nostack)
                 );
             }
+            room.assume_init_mut()
         }
     }
 }

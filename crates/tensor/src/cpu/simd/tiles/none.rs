@@ -1,3 +1,5 @@
+use std::mem::MaybeUninit;
+
 use super::{Step, Sums};
 
 /// Nothing: this platform has no tiles.
@@ -18,7 +20,12 @@ impl Tiles {
 pub(crate) enum Configured {}
 
 impl Configured {
-    pub(crate) fn multiply<const T: usize, const P: usize>(&self, _: [&Step; T], _: [&Step; P], _: &mut [[Sums; P]; T]) {
+    pub(crate) fn multiply<'a, const N: usize>(
+        &self,
+        _: &[Step; N],
+        _: [&Step; N],
+        _: &'a mut MaybeUninit<[Sums; N]>,
+    ) -> &'a mut [Sums; N] {
         match *self {}
     }
 }
