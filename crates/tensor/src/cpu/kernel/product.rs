@@ -283,17 +283,21 @@ fn add_sums<S: Simd, const N: usize, const CHECKED: bool>(
     sums: &mut [Sums; N],
     totals: &mut [S::F32; TILE],
 ) {
-    for i in 0..N {
-        if CHECKED {
-            let mut inexact = simd.above(&x.norms[step + i], w.limit(step + i));
-            while inexact != 0 {
-                if inexact.count_ones() > 2 {
-                    add_some_in_order::<S, 4>(simd, &rows[i], outputs[i], &mut inexact, &mut sums[i]);
-                } else {
-                    add_some_in_order::<S, 2>(simd, &rows[i], outputs[i], &mut inexact, &mut sums[i]);
-                }
+    if CHECKED {
+        // A bit per step and row.
+        let mut inexact = 0u64;
+        for i in 0..N {
+            inexact |= u64::from(simd.above(&x.norms[step + i], w.limit(step + i))) << (i * TILE);
+        }
+        while inexact != 0 {
+            match inexact.count_ones() {
+                1..=2 => add_some_in_order::<S, 2>(simd, (rows, &outputs), &mut inexact, sums),
+                3..=4 => add_some_in_order::<S, 4>(simd, (rows, &outputs), &mut inexact, sums),
+                _ => add_some_in_order::<S, 8>(simd, (rows, &outputs), &mut inexact, sums),
             }
         }
+    }
+    for i in 0..N {
         let powers = simd.load(w.block(step + i));
         for row in 0..TILE {
             totals[row] = simd.fma(simd.load(&sums[i].0[row]), powers, totals[row]);
@@ -301,22 +305,37 @@ fn add_sums<S: Simd, const N: usize, const CHECKED: bool>(
     }
 }
 
-/// Replaces the sums of `R` of the rows, a bit each, by those in the canonical order; of the first again where there are
-/// fewer.
+/// Replaces the sums of `R` of the rows, sixteen bits a step, by those in the canonical order; of the last again where
+/// there are fewer. Each of its additions waits for the one before, so some sums grow side by side.
 #[inline(always)]
-fn add_some_in_order<S: Simd, const R: usize>(simd: S, x: &Step, w: &Step, inexact: &mut u16, sums: &mut Sums) {
-    let mut rows = [inexact.trailing_zeros() as usize; R];
-    for row in &mut rows {
+fn add_some_in_order<S: Simd, const R: usize>(
+    simd: S,
+    (x, w): (&[Step], &[&Step]),
+    inexact: &mut u64,
+    sums: &mut [Sums],
+) {
+    let mut which = [(0, 0); R];
+    let mut last = 0;
+    for which in &mut which {
         if *inexact != 0 {
-            *row = inexact.trailing_zeros() as usize;
+            last = inexact.trailing_zeros() as usize;
             *inexact &= *inexact - 1;
         }
+        *which = (last / TILE, last % TILE);
     }
-    let mut new = [[simd.splat(0.0); 1]; R];
+    let (mut rows, mut outputs) = ([&x[0][0]; R], [w[0]; R]);
+    for r in 0..R {
+        let (step, row) = which[r];
+        (rows[r], outputs[r]) = (&x[step][row], w[step]);
+    }
+    let mut new = [simd.splat(0.0); R];
     for pair in 0..LANES {
-        add_pair(simd, &rows.map(|row| &x[row].0), &[w], pair, &mut new);
+        for r in 0..R {
+            new[r] = simd.dot(simd.splat_pairs(rows[r].0[pair]), simd.load_pairs(&outputs[r][pair].0), new[r]);
+        }
     }
     for r in 0..R {
-        simd.store(new[r][0], &mut sums.0[rows[r]]);
+        let (step, row) = which[r];
+        simd.store(new[r], &mut sums[step].0[row]);
     }
 }
