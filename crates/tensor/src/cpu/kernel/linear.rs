@@ -41,45 +41,34 @@ pub(in crate::cpu) fn linear<const N: usize>(isa: Isa, x: &Operand, weights: [Li
     // As many strips as give every thread some, if that means less than whole ones.
     let all: usize = products.iter().map(|p| p.w.count()).sum();
     let pairs = (all / (8 * rayon::current_num_threads())).clamp(1, PAIRS);
-    let strips = |p: usize| (0..products[p].w.count().div_ceil(2)).step_by(pairs).map(move |first| (p, first));
-    let tasks: Vec<(usize, usize)> = (0..N).flat_map(strips).collect();
-    let least = (TASK / (x.rows * x.k * 2 * PANEL * pairs).max(1)).max(1);
-    let strips: Vec<Strip> = tasks
-        .par_iter()
-        .with_min_len(least)
-        .map_init(Room::default, |room, &(p, first)| {
-            let last = products[p].w.count().div_ceil(2).min(first + pairs);
-            products[p].strip(isa, first..last, room)
+    let mut out = products.each_ref().map(|p| Matrix::zeros(p.rows, p.w.outputs));
+    let tasks: Vec<(&Product<'_>, usize, Strip<'_>)> = products
+        .iter()
+        .zip(&mut out)
+        .flat_map(|(product, out)| {
+            let strips = strips(out, 2 * PANEL * pairs).into_iter().enumerate();
+            strips.map(move |(i, strip)| (product, i * pairs, strip))
         })
         .collect();
-    let mut strips = strips.as_slice();
-    products.map(|product| {
-        let (own, rest) = strips.split_at(product.w.count().div_ceil(2).div_ceil(pairs));
-        strips = rest;
-        join(x.rows, product.w.outputs, own)
-    })
-}
-
-/// Some pairs of panels of the result: `[some tiles][pair][row][output]`.
-type Strip = Vec<[bf16; 2 * PANEL]>;
-
-/// Puts strips side by side.
-fn join(rows: usize, outputs: usize, strips: &[Strip]) -> Matrix {
-    let mut out = Matrix::zeros(rows, outputs);
-    let block = TILES * TILE;
-    out.values_mut().par_chunks_mut(outputs).with_min_len((16384 / outputs).max(1)).enumerate().for_each(|(i, row)| {
-        let (first, some) = (i / block * block, block.min(rows - i / block * block));
-        let mut columns = row.chunks_mut(2 * PANEL);
-        for strip in strips {
-            let pairs = strip.len() / rows;
-            let rows = strip[first * pairs + i - first..].iter().step_by(some).take(pairs);
-            // Not the other way round, which would take a column too many.
-            for (from, to) in rows.zip(&mut columns) {
-                to.copy_from_slice(&from[..to.len()]);
-            }
-        }
+    let least = (TASK / (x.rows * x.k * 2 * PANEL * pairs).max(1)).max(1);
+    tasks.into_par_iter().with_min_len(least).for_each_init(Room::default, |room, (product, first, strip)| {
+        let last = product.w.count().div_ceil(2).min(first + pairs);
+        product.strip(isa, first..last, room, strip);
     });
     out
+}
+
+/// Some columns of every row of the result.
+type Strip<'a> = Vec<&'a mut [bf16]>;
+
+/// Cuts a matrix into strips of some columns.
+fn strips(matrix: &mut Matrix, width: usize) -> Vec<Strip<'_>> {
+    let (rows, columns) = (matrix.rows(), matrix.columns());
+    let mut strips: Vec<Strip<'_>> = (0..columns.div_ceil(width)).map(|_| Vec::with_capacity(rows)).collect();
+    for row in matrix.values_mut().chunks_mut(columns) {
+        strips.iter_mut().zip(row.chunks_mut(width)).for_each(|(strip, row)| strip.push(row));
+    }
+    strips
 }
 
 /// What a thread works in.
@@ -122,8 +111,7 @@ impl<'a> Product<'a> {
     }
 
     /// Some pairs of panels by all rows.
-    fn strip(&self, isa: Isa, pairs: Range<usize>, room: &mut Room) -> Strip {
-        let mut strip = Vec::with_capacity(self.rows * pairs.len());
+    fn strip(&self, isa: Isa, pairs: Range<usize>, room: &mut Room, mut strip: Strip<'_>) {
         let configured = self.exact.map(Tiles::configure);
         let elements = if configured.is_some() { TILE_ELEMENTS } else { ELEMENTS };
         dispatch!(isa, simd => for (block, tiles) in self.tiles.chunks(TILES).enumerate() {
@@ -135,16 +123,16 @@ impl<'a> Product<'a> {
                 let span = start..self.k.min(start + (elements / unit).max(1) * unit);
                 self.add(simd, configured.as_ref(), (tiles, rows), (pairs.clone(), span), room);
             }
-            for (pair, totals) in pairs.clone().zip(room.totals.chunks(tiles.len())) {
-                let biases = [0, 1].map(|p| self.biases(2 * pair + p));
-                for totals in totals.as_flattened().iter().take(rows) {
-                    let mut row = [bf16::ZERO; 2 * PANEL];
-                    finish(simd, totals, &biases, row.as_chunks_mut().0);
-                    strip.push(row);
+            let biases: Vec<_> = pairs.clone().map(|pair| [0, 1].map(|p| self.biases(2 * pair + p))).collect();
+            for (r, row) in strip[block * TILES * TILE..].iter_mut().take(TILES * TILE).enumerate() {
+                for ((pair, to), biases) in row.chunks_mut(2 * PANEL).enumerate().zip(&biases) {
+                    let mut rounded = [bf16::ZERO; 2 * PANEL];
+                    let totals = &room.totals[pair * tiles.len() + r / TILE][r % TILE];
+                    finish(simd, totals, biases, rounded.as_chunks_mut().0);
+                    to.copy_from_slice(&rounded[..to.len()]);
                 }
             }
         });
-        strip
     }
 
     /// Adds the products of elements `span` of some tiles and pairs of panels to their totals, which begin with 0 where

@@ -86,27 +86,35 @@ impl Tile {
         pairs: impl Fn(usize, usize) -> [u32; LANES],
     ) {
         let steps = k.div_ceil(STEP);
-        self.clear([rows, stride], steps, format.map_or(0, |f| k.div_ceil(f.block_size)));
+        self.clear(stride);
+        self.lanes.reserve(steps * stride);
         match format {
             None => {
                 let mut values = Magnitudes::none(simd);
-                for r in 0..rows {
-                    for step in 0..steps {
+                for step in 0..steps {
+                    for r in 0..rows {
                         let lanes = pairs(r, step);
                         values.add(simd, simd.load_pairs(&lanes));
-                        self.lanes[step * stride + r].0 = lanes;
+                        self.lanes.push(Lanes(lanes));
                     }
+                    self.lanes.resize((step + 1) * stride, Lanes::ZERO);
                 }
                 self.extent = Some(values.extent(simd));
             }
             Some(format) if format.block_size == STEP => {
                 let quantizer = Quantizer::new(format);
-                for r in 0..rows {
-                    for step in 0..steps {
+                for step in 0..steps {
+                    let (mut powers, mut norms) = ([1.0; TILE], [0.0; TILE]);
+                    for r in 0..rows {
                         let (elements, [power, norm]) = quantizer.pairs(simd, simd.load_pairs(&pairs(r, step)));
-                        simd.store_pairs(elements, &mut self.lanes[step * stride + r].0);
-                        (self.powers[step][r], self.norms[step][r]) = (power, norm);
+                        let mut lanes = Lanes::ZERO;
+                        simd.store_pairs(elements, &mut lanes.0);
+                        self.lanes.push(lanes);
+                        (powers[r], norms[r]) = (power, norm);
                     }
+                    self.lanes.resize((step + 1) * stride, Lanes::ZERO);
+                    self.powers.push(powers);
+                    self.norms.push(norms);
                 }
                 let extent = Extent::of_scales(format.element, &self.powers);
                 self.extent = Some(extent);
@@ -149,6 +157,10 @@ impl Tile {
         pairs: impl Fn(usize, usize) -> [u32; LANES],
     ) {
         let quantizer = Quantizer::new(format);
+        let blocks = k.div_ceil(format.block_size);
+        self.lanes.resize(k.div_ceil(STEP) * self.stride, Lanes::ZERO);
+        self.powers.resize(blocks, [1.0; TILE]);
+        self.norms.resize(blocks, [0.0; TILE]);
         let mut row = vec![0f32; k.next_multiple_of(STEP)];
         for r in 0..rows {
             for (step, to) in row.as_chunks_mut::<STEP>().0.iter_mut().enumerate() {
@@ -176,18 +188,13 @@ impl Tile {
         self.bytes.extend(self.lanes.iter().map(|lanes| step_bytes(&lanes.0, units)));
     }
 
-    /// Makes room.
-    fn clear(&mut self, [rows, stride]: [usize; 2], steps: usize, blocks: usize) {
+    /// Forgets what was there, but for its memory.
+    fn clear(&mut self, stride: usize) {
         self.stride = stride;
         self.dequantized = false;
-        if rows < stride {
-            self.lanes.clear();
-            self.powers.clear();
-            self.norms.clear();
-        }
-        self.lanes.resize(steps * stride, Lanes::ZERO);
-        self.powers.resize(blocks, [1.0; TILE]);
-        self.norms.resize(blocks, [0.0; TILE]);
+        self.lanes.clear();
+        self.powers.clear();
+        self.norms.clear();
     }
 
     pub(in crate::cpu) fn view(&self, format: Option<BlockFormat>) -> XTile<'_> {
