@@ -126,10 +126,14 @@ impl<'a> Product<'a> {
             let biases: Vec<_> = pairs.clone().map(|pair| [0, 1].map(|p| self.biases(2 * pair + p))).collect();
             for (r, row) in strip[block * TILES * TILE..].iter_mut().take(TILES * TILE).enumerate() {
                 for ((pair, to), biases) in row.chunks_mut(2 * PANEL).enumerate().zip(&biases) {
-                    let mut rounded = [bf16::ZERO; 2 * PANEL];
                     let totals = &room.totals[pair * tiles.len() + r / TILE][r % TILE];
-                    finish(simd, totals, biases, rounded.as_chunks_mut().0);
-                    to.copy_from_slice(&rounded[..to.len()]);
+                    if to.len() == 2 * PANEL {
+                        finish(simd, totals, biases, to.as_chunks_mut().0);
+                    } else {
+                        let mut rounded = [bf16::ZERO; 2 * PANEL];
+                        finish(simd, totals, biases, rounded.as_chunks_mut().0);
+                        to.copy_from_slice(&rounded[..to.len()]);
+                    }
                 }
             }
         });
