@@ -51,3 +51,22 @@ impl Drop for Over<'_> {
         self.0.store(true, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+
+    use rayon::prelude::*;
+
+    use super::run;
+
+    #[test]
+    fn sessions_end_whatever_happens_in_them() {
+        let sum = || (0..1000u64).into_par_iter().sum::<u64>();
+        assert_eq!(run(|| (run(sum), sum())), (499_500, 499_500), "one in another");
+        let several: Vec<u64> = (0..8).into_par_iter().map(|_| run(sum)).collect();
+        assert_eq!(several, [499_500; 8], "on several threads");
+        assert!(catch_unwind(|| run(|| panic!("as work may"))).is_err());
+        assert_eq!(run(sum), 499_500, "after a panic");
+    }
+}
