@@ -49,7 +49,7 @@ impl<B: Backend> Block<'_, B> {
         let h = b.rms_norm(x, &layer.input_norm, self.config.rms_norm_eps as f32);
         let h = self.operand(&h, Role::ProjectionActivation); // quantized once for q, k and v
         let [q, k, v] = b.linear(&h, [layer.q.linear(), layer.k.linear(), layer.v.linear()]);
-        let (q, k) = (b.rope(&q, rotation), b.rope(&k, rotation));
+        let (q, k) = (b.rope(q, rotation), b.rope(k, rotation));
         let (options, rows) = (self.attention_options(), batch.rows());
         let mixed = match held {
             Some(cache) => {
@@ -62,7 +62,7 @@ impl<B: Backend> Block<'_, B> {
             }
         };
         let [out] = b.linear(&self.operand(&mixed, Role::ProjectionActivation), [layer.o.linear()]);
-        b.add(x, &out)
+        b.add(out, x)
     }
 
     /// The keys and values of every sequence, one that follows another with a copy of that one's before its own.
@@ -86,9 +86,9 @@ impl<B: Backend> Block<'_, B> {
         let h = b.rms_norm(x, &layer.post_attention_norm, self.config.rms_norm_eps as f32);
         let h = self.operand(&h, Role::MlpActivation); // quantized once for gate and up
         let [gate, up] = b.linear(&h, [layer.gate.linear(), layer.up.linear()]);
-        let h = b.gated(&gate, &up);
+        let h = b.gated(gate, &up);
         let [out] = b.linear(&self.operand(&h, Role::MlpActivation), [layer.down.linear()]);
-        b.add(x, &out)
+        b.add(out, x)
     }
 
     pub(crate) fn operand(&self, x: &B::Activation, role: Role) -> B::Operand {

@@ -111,7 +111,8 @@ pub struct TokenScore {
 /// The operations a LLaMA needs, on one kind of hardware.
 ///
 /// Each is specified to the last bit by [`Reference`](crate::Reference), and [`conformance`](crate::conformance)
-/// checks an implementation against it. Arguments of the wrong shape are bugs of the caller: they panic.
+/// checks an implementation against it. Arguments of the wrong shape are bugs of the caller: they panic. What takes
+/// activations by value may put its result in their place.
 pub trait Backend: Sync {
     /// A weight, laid out for this backend.
     type Weight: Send + Sync;
@@ -151,7 +152,7 @@ pub trait Backend: Sync {
     ) -> [Self::Activation; N];
 
     /// Rotary position embedding of every head: x·cos + rotate_half(x)·sin, each product rounded.
-    fn rope(&self, x: &Self::Activation, rotation: &Rotation) -> Self::Activation;
+    fn rope(&self, x: Self::Activation, rotation: &Rotation) -> Self::Activation;
 
     /// A cache without tokens.
     fn cache(&self, layout: &KeyValueLayout) -> Self::Cache;
@@ -176,10 +177,10 @@ pub trait Backend: Sync {
     ) -> Self::Activation;
 
     /// silu(gate), rounded, times up.
-    fn gated(&self, gate: &Self::Activation, up: &Self::Activation) -> Self::Activation;
+    fn gated(&self, gate: Self::Activation, up: &Self::Activation) -> Self::Activation;
 
     /// x + y.
-    fn add(&self, x: &Self::Activation, y: &Self::Activation) -> Self::Activation;
+    fn add(&self, x: Self::Activation, y: &Self::Activation) -> Self::Activation;
 
     /// The score of `targets[i]` under row i of the logits: log-softmax over the whole vocabulary, in f64.
     fn scores(&self, logits: &Self::Activation, targets: &[u32]) -> Vec<TokenScore>;

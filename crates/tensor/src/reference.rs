@@ -273,7 +273,7 @@ impl Backend for Reference {
         })
     }
 
-    fn rope(&self, x: &Matrix, rotation: &Rotation) -> Matrix {
+    fn rope(&self, x: Matrix, rotation: &Rotation) -> Matrix {
         let dim = rotation.cos.columns();
         let each = (0..x.rows() * x.columns()).map(|i| {
             let (token, column) = (i / x.columns(), i % x.columns());
@@ -320,12 +320,12 @@ impl Backend for Reference {
         out
     }
 
-    fn gated(&self, gate: &Matrix, up: &Matrix) -> Matrix {
+    fn gated(&self, gate: Matrix, up: &Matrix) -> Matrix {
         let each = gate.values().iter().zip(up.values()).map(|(g, u)| silu(g.to_f32()) * u.to_f32());
         matrix(gate.rows(), gate.columns(), each)
     }
 
-    fn add(&self, x: &Matrix, y: &Matrix) -> Matrix {
+    fn add(&self, x: Matrix, y: &Matrix) -> Matrix {
         let each = x.values().iter().zip(y.values()).map(|(x, y)| x.to_f32() + y.to_f32());
         matrix(x.rows(), x.columns(), each)
     }

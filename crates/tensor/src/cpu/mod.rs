@@ -82,7 +82,7 @@ impl Backend for Cpu {
         linear::linear(self.isa, x, weights)
     }
 
-    fn rope(&self, x: &Matrix, rotation: &Rotation) -> Matrix {
+    fn rope(&self, x: Matrix, rotation: &Rotation) -> Matrix {
         rows::rope(self.isa, x, rotation)
     }
 
@@ -98,11 +98,11 @@ impl Backend for Cpu {
         attention::attention(self.isa, q, caches, sequences, a)
     }
 
-    fn gated(&self, gate: &Matrix, up: &Matrix) -> Matrix {
+    fn gated(&self, gate: Matrix, up: &Matrix) -> Matrix {
         rows::gated(self.isa, gate, up)
     }
 
-    fn add(&self, x: &Matrix, y: &Matrix) -> Matrix {
+    fn add(&self, x: Matrix, y: &Matrix) -> Matrix {
         rows::add(self.isa, x, y)
     }
 
