@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::bf16::{round, rounded};
 use super::cache::{Cache, Head, Values};
-use super::extent::Extent;
+use super::extent::{Extent, ratio};
 use super::linear::FEW;
 use super::operand::{Tile, pairs_of, pairs_of_floats, step_of};
 use super::product::{Order, Totals, multiply, multiply_tiles};
@@ -153,7 +153,7 @@ impl Task<'_> {
             w.queries.fill(
                 simd,
                 ([rows, TILE], dim),
-                self.a.query,
+                (self.a.query, ratio_of(self.head.keys.format)),
                 #[inline(always)]
                 |r, step| {
                     let head = self.kv_head * group + (first + r) % group;
@@ -223,7 +223,7 @@ impl Task<'_> {
         weights.fill(
             simd,
             ([queries.rows, TILE], seen),
-            self.a.weights,
+            (self.a.weights, ratio_of(values.format)),
             // Weights are zero past their token, up to the end of its step.
             #[inline(always)]
             |r, step| {
@@ -304,6 +304,11 @@ impl Task<'_> {
         }
         blocks
     }
+}
+
+/// The ratio of the elements of keys or values; 0 of plain ones, beside which no sum has to be exact.
+fn ratio_of(format: Option<BlockFormat>) -> f32 {
+    format.map_or(0.0, |f| ratio(f.element))
 }
 
 /// Scores from products: rounded, over the root of the features, rounded.

@@ -2,6 +2,7 @@
 
 use microscale_formats::{ElementFormat, INT8};
 
+use super::sides::STEP;
 use crate::BlockFormat;
 use crate::cpu::simd::{LANES, Simd};
 
@@ -135,6 +136,12 @@ pub(in crate::cpu) fn ratio(element: ElementFormat) -> f32 {
     // Two's complement has one code more on the negative side.
     let largest = if element == INT8 { 2.0 } else { element.max() };
     largest / unit(element)
+}
+
+/// Whether every sum of a step's products of elements with these ratios is exact in whatever order: they are integers times
+/// a power of two, and exact in f32 up to 2^24.
+pub(in crate::cpu) fn always_exact(ratio: f32, other: f32) -> bool {
+    ratio * other <= ((1 << 24) / STEP) as f32
 }
 
 /// The [`WPanel::limit`](super::sides::WPanel::limit) of elements with this norm, in units of the smallest of their format.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
+use super::extent::always_exact;
 use super::operand::Operand;
 use super::panels::{Panels, Scratch};
 use super::product::{Order, Totals, multiply, multiply_tiles};
@@ -18,9 +19,7 @@ use crate::{Linear, Matrix};
 /// The most rows for which codes are decoded on the way into the product instead of once beforehand.
 pub(super) const FEW: usize = 4;
 /// The largest ratio of a weight format's magnitudes for which tiles pay: beyond it hardly a sum is exact.
-const TILES_RATIO: f32 = 4096.0;
-/// The largest product of both formats' ratios for which every sum is: integers are exact in f32 up to 2^24.
-const ALWAYS_EXACT: f32 = ((1 << 24) / STEP) as f32;
+pub(super) const TILES_RATIO: f32 = 512.0;
 /// Multiplications that are worth handing to another thread.
 const TASK: usize = 200_000;
 /// Pairs of panels that share a walk over the rows, ...
@@ -98,7 +97,7 @@ impl<'a> Product<'a> {
         let chunk = [x.block_size(), w.block_size()].into_iter().flatten().min().unwrap_or(PLAIN_CHUNK);
         let mut tiles: Vec<_> = x.tiles().map(|tile| (tile, Order::new(chunk, tile.extent, w.extent))).collect();
         let ratio = w.as_packed().map_or(f32::INFINITY, |p| p.ratio);
-        if ratio * x.ratio() <= ALWAYS_EXACT {
+        if always_exact(ratio, x.ratio()) {
             tiles.iter_mut().for_each(|(tile, _)| tile.norms = &[]);
         }
         let blocks = [x.block_size(), w.block_size()] == [Some(STEP); 2];

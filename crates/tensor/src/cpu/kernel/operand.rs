@@ -3,8 +3,8 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use super::extent::{Extent, Magnitudes, ratio, unit};
-use super::linear::FEW;
+use super::extent::{Extent, Magnitudes, always_exact, ratio, unit};
+use super::linear::{FEW, TILES_RATIO};
 use super::quantize::Quantizer;
 use super::sides::{STEP, Scales, StepBytes, TILE, XTile};
 use crate::cpu::simd::codes::{BYTE_BIAS, is_small_integer};
@@ -39,6 +39,7 @@ pub(in crate::cpu) struct Tile {
 impl Operand {
     pub(in crate::cpu) fn new(isa: Isa, x: &Matrix, format: Option<BlockFormat>) -> Operand {
         let (rows, k) = (x.rows(), x.columns());
+        let other = if isa.tiles().is_some() && rows > FEW { TILES_RATIO } else { 0.0 };
         let tiles = (0..rows.div_ceil(TILE))
             .into_par_iter()
             .with_min_len((8192 / (k * TILE)).max(1))
@@ -47,7 +48,7 @@ impl Operand {
                 let stride = if rows <= FEW { rows } else { TILE };
                 let mut to = Tile::default();
                 dispatch!(isa, simd => {
-                    to.fill(simd, ([some, stride], k), format, #[inline(always)] |r, step| {
+                    to.fill(simd, ([some, stride], k), (format, other), #[inline(always)] |r, step| {
                         let values = step_of(x.row(tile * TILE + r), step);
                         simd.prefetch(&values[0]);
                         pairs_of(values)
@@ -76,13 +77,13 @@ impl Operand {
 impl Tile {
     /// Quantizes rows of `k` elements along k, or takes them as they are, in place of what was there; `pairs(r, step)` are
     /// those of a step of row r, zero beyond k. There is room for `stride` rows, of which those beyond `rows` become
-    /// zero.
+    /// zero. There are norms if sums with others of the ratio `other` may round.
     #[inline(always)]
     pub(in crate::cpu) fn fill<S: Simd>(
         &mut self,
         simd: S,
         ([rows, stride], k): ([usize; 2], usize),
-        format: Option<BlockFormat>,
+        (format, other): (Option<BlockFormat>, f32),
         pairs: impl Fn(usize, usize) -> [u32; LANES],
     ) {
         let steps = k.div_ceil(STEP);
@@ -103,18 +104,24 @@ impl Tile {
             }
             Some(format) if format.block_size == STEP => {
                 let quantizer = Quantizer::new(format);
+                let checked = !always_exact(ratio(format.element), other);
                 for step in 0..steps {
                     let (mut powers, mut norms) = ([1.0; TILE], [0.0; TILE]);
                     for r in 0..rows {
-                        let (elements, [power, norm]) = quantizer.pairs(simd, simd.load_pairs(&pairs(r, step)));
+                        let (elements, power) = quantizer.pairs(simd, simd.load_pairs(&pairs(r, step)));
                         let mut lanes = Lanes::ZERO;
                         simd.store_pairs(elements, &mut lanes.0);
                         self.lanes.push(lanes);
-                        (powers[r], norms[r]) = (power, norm);
+                        powers[r] = power;
+                        if checked {
+                            norms[r] = quantizer.norm(simd, elements);
+                        }
                     }
                     self.lanes.resize((step + 1) * stride, Lanes::ZERO);
                     self.powers.push(powers);
-                    self.norms.push(norms);
+                    if checked {
+                        self.norms.push(norms);
+                    }
                 }
                 let extent = Extent::of_scales(format.element, &self.powers);
                 self.extent = Some(extent);

@@ -141,20 +141,18 @@ impl Quantizer {
         codes.copy_from_slice(&microscale_formats::pack(&unpacked, self.format.element.bits()));
     }
 
-    /// The element values of a block of up to 32 bf16, with the scale and the norm ([`XTile::norms`]).
+    /// The element values of a block of up to 32 bf16, with the scale.
     ///
     /// A block of zeros gets the scale 1 instead of the format's smallest: its products are zero all the same, and
     /// the smallest scale would make every product with it take the slow path. A block with an infinity or a NaN
     /// gets zeros and the scale NaN.
-    ///
-    /// [`XTile::norms`]: super::sides::XTile::norms
     #[inline(always)]
-    pub(in crate::cpu) fn pairs<S: Simd>(&self, simd: S, pairs: S::Pairs) -> (S::Pairs, [f32; 2]) {
+    pub(in crate::cpu) fn pairs<S: Simd>(&self, simd: S, pairs: S::Pairs) -> (S::Pairs, f32) {
         let even = simd.with_bits(simd.shift_left(pairs, 16));
         let odd = simd.with_bits(simd.and(pairs, simd.splat_pairs(HIGH)));
         let amax = largest(simd, even, odd);
         if amax == 0 || amax >= EXPONENT {
-            return (simd.splat_pairs(0), [if amax == 0 { 1.0 } else { f32::NAN }, 0.0]);
+            return (simd.splat_pairs(0), if amax == 0 { 1.0 } else { f32::NAN });
         }
         let scale = self.scale(
             amax,
@@ -169,10 +167,10 @@ impl Quantizer {
         let inverse = simd.splat(inverse(scale));
         let [even, odd] = [self.values(simd, even, inverse), self.values(simd, odd, inverse)];
         let high = simd.and(simd.bits(odd), simd.splat_pairs(HIGH));
-        (simd.or(simd.shift_right(simd.bits(even), 16), high), [power(scale), self.norm(simd, even, odd)])
+        (simd.or(simd.shift_right(simd.bits(even), 16), high), power(scale))
     }
 
-    /// The same for a block of any size, in place; there is no norm.
+    /// The same for a block of any size, in place.
     #[inline(always)]
     pub(in crate::cpu) fn block<S: Simd>(&self, simd: S, block: &mut [f32]) -> f32 {
         let amax = block.iter().fold(0, |max, x| max.max(x.to_bits() & MAGNITUDE));
@@ -258,17 +256,20 @@ impl Quantizer {
         Steps { bits, sum: simd.add(magnitude, shift), shift, power }
     }
 
-    /// The Euclidean norm of elements over the largest power of two that divides them all, or a little more; infinite
-    /// where the numbers are too far apart for the way it is computed.
+    /// The Euclidean norm of elements over the largest power of two that divides them all ([`XTile::norms`]), or a little
+    /// more; infinite where the numbers are too far apart for the way it is computed.
+    ///
+    /// [`XTile::norms`]: super::sides::XTile::norms
     #[inline(always)]
-    fn norm<S: Simd>(&self, simd: S, even: S::F32, odd: S::F32) -> f32 {
+    pub(in crate::cpu) fn norm<S: Simd>(&self, simd: S, elements: S::Pairs) -> f32 {
         if self.units * self.max >= (1 << 23) as f32 {
             return f32::INFINITY;
         }
         // Adding it leaves an integer below 2^23 in the low bits.
         const SHIFT: f32 = (1 << 23) as f32;
         let units = simd.splat(self.units);
-        let [even, odd] = [simd.mul(even, units), simd.mul(odd, units)];
+        let even = simd.mul(simd.with_bits(simd.shift_left(elements, 16)), units);
+        let odd = simd.mul(simd.with_bits(simd.and(elements, simd.splat_pairs(HIGH))), units);
         let integer = |x| {
             let magnitude = simd.with_bits(simd.and(simd.bits(x), simd.splat_pairs(MAGNITUDE)));
             simd.bits(simd.add(magnitude, simd.splat(SHIFT)))
@@ -424,8 +425,8 @@ mod tests {
                     let lanes: [u32; LANES] =
                         std::array::from_fn(|i| values[2 * i].to_bits() >> 16 | values[2 * i + 1].to_bits() & HIGH);
                     let mut again = values;
-                    let [power, norm] = dispatch!(Isa::best(), simd => {
-                        let (pairs, numbers) = quantizer.pairs(simd, simd.load_pairs(&lanes));
+                    let (power, norm) = dispatch!(Isa::best(), simd => {
+                        let (pairs, scale) = quantizer.pairs(simd, simd.load_pairs(&lanes));
                         let mut lanes = [0; LANES];
                         simd.store_pairs(pairs, &mut lanes);
                         for (i, lane) in lanes.into_iter().enumerate() {
@@ -434,8 +435,8 @@ mod tests {
                         }
                         let power = quantizer.block(simd, &mut again);
                         assert_eq!(again.map(f32::to_bits), values.map(f32::to_bits));
-                        assert!(power == numbers[0] || power.is_nan());
-                        numbers
+                        assert!(power == scale || power.is_nan());
+                        (power, quantizer.norm(simd, pairs))
                     });
                     for (i, (&value, &code)) in values.iter().zip(&codes).enumerate() {
                         assert_eq!(value, element.decode(code), "{format:?} {:?} of {block:?}", block[i]);
