@@ -127,6 +127,23 @@ fn weight(bencher: Bencher<'_, '_>, name: &str) {
         .bench_local(|| black_box(MxTensor::from_matrix(black_box(&x), format)));
 }
 
+/// All weights of LLaMA-3.2-1B's shape, its tied head with them, into new memory.
+#[divan::bench(args = FORMATS, sample_count = 5, sample_size = 1)]
+fn model_weights(bencher: Bencher<'_, '_>, name: &str) {
+    let format = format(name).expect("an element format");
+    let layer = [[2048, 2048], [512, 2048], [512, 2048], [2048, 2048], [8192, 2048], [8192, 2048], [2048, 8192]];
+    let shapes = std::iter::repeat_n(layer, 16).flatten().chain([[128_256, 2048]]);
+    // Random ones over and over: to make as many would take minutes.
+    let mut source = random(SHAPE[0], SHAPE[1]).into_values().into_iter().cycle();
+    let mut values = |n| source.by_ref().take(n).collect();
+    let weights: Vec<Matrix> =
+        shapes.map(|[rows, columns]| Matrix::new(rows, columns, values(rows * columns))).collect();
+    let bytes: usize = weights.iter().map(|w| 2 * w.values().len()).sum();
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| {
+        black_box(weights.iter().map(|w| MxTensor::from_matrix(black_box(w), format)).collect::<Vec<_>>())
+    });
+}
+
 /// The same into memory that is there, as a copy's is.
 #[divan::bench(args = FORMATS, sample_count = 20)]
 fn weight_refilled(bencher: Bencher<'_, '_>, name: &str) {
