@@ -6,6 +6,7 @@
 //! fixed in `docs/numerics.md`.
 
 mod backend;
+mod buffer;
 pub mod conformance;
 mod cpu;
 mod error;

@@ -4,6 +4,7 @@ use half::{bf16, f16};
 use microscale_formats::{BLOCK, E8M0, dequantize_block, packed_len, unpack};
 use rayon::prelude::*;
 
+use crate::buffer::Buffer;
 use crate::cpu::{Isa, Quantizer};
 use crate::{BlockFormat, Error, Matrix};
 
@@ -17,7 +18,7 @@ pub struct MxTensor {
     format: BlockFormat,
     shape: Vec<usize>,
     axis: usize,
-    codes: Vec<u8>,
+    codes: Buffer,
     scales: Vec<E8M0>,
 }
 
@@ -93,7 +94,7 @@ impl MxTensor {
     pub fn quantize<T: Real>(values: &[T], shape: &[usize], axis: usize, format: BlockFormat) -> Result<Self, Error> {
         let rows = Rows::new(shape, axis, format)?;
         check("values", shape, rows.count * rows.length, values.len())?;
-        let codes = vec![0; rows.count * rows.code_bytes];
+        let codes = Buffer::zeroed(rows.count * rows.code_bytes);
         let scales = vec![E8M0(0); rows.count * rows.blocks];
         let mut tensor = MxTensor { format, shape: shape.to_vec(), axis, codes, scales };
         tensor.refill(values)?;
@@ -109,7 +110,7 @@ impl MxTensor {
         check("values", &self.shape, rows.count * rows.length, values.len())?;
         let (isa, quantizer) = (Isa::best(), Quantizer::new(self.format));
         let least = (8192 / rows.length).max(1);
-        let (codes, scales) = (&mut self.codes, &mut self.scales);
+        let (codes, scales) = (self.codes.bytes_mut(), &mut self.scales);
         let each = codes.par_chunks_mut(rows.code_bytes).zip(scales.par_chunks_mut(rows.blocks)).with_min_len(least);
         each.enumerate().for_each_init(Vec::new, |gathered, (i, (codes, scales))| {
             let row = if rows.stride == 1 {
@@ -144,7 +145,7 @@ impl MxTensor {
         let rows = Rows::new(shape, axis, format)?;
         check("code bytes", shape, rows.count * rows.code_bytes, codes.len())?;
         check("scales", shape, rows.count * rows.blocks, scales.len())?;
-        Ok(MxTensor { format, shape: shape.to_vec(), axis, codes, scales })
+        Ok(MxTensor { format, shape: shape.to_vec(), axis, codes: Buffer::Heap(codes), scales })
     }
 
     /// The values, row-major in the tensor's shape: element · scale, rounded to bf16.
@@ -202,7 +203,7 @@ impl MxTensor {
 
     /// Packed codes, row after row.
     pub fn packed_codes(&self) -> &[u8] {
-        &self.codes
+        self.codes.bytes()
     }
 
     /// Shared scales, row after row.
@@ -212,7 +213,7 @@ impl MxTensor {
 
     /// Bytes of codes and scales.
     pub fn bytes(&self) -> usize {
-        self.codes.len() + self.scales.len()
+        self.codes.bytes().len() + self.scales.len()
     }
 
     /// One code per value of row `i`.
@@ -225,7 +226,7 @@ impl MxTensor {
     /// Writes one code per value of row `i`, as many as there are.
     pub(crate) fn unpack_row(&self, i: usize, codes: &mut [u8]) {
         let bytes = self.rows().code_bytes;
-        unpack(&self.codes[i * bytes..][..bytes], self.format.element.bits(), codes);
+        unpack(&self.codes.bytes()[i * bytes..][..bytes], self.format.element.bits(), codes);
     }
 
     /// The scales of row `i`.

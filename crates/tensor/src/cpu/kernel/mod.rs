@@ -2,7 +2,6 @@
 
 pub(super) mod attention;
 pub(super) mod bf16;
-mod buffer;
 pub(super) mod cache;
 mod extent;
 pub(super) mod linear;

@@ -6,9 +6,9 @@ use half::bf16;
 use microscale_formats::{E8M0, INT8};
 use rayon::prelude::*;
 
-use super::buffer::Buffer;
 use super::extent::{Extent, limit, ratio, unit};
 use super::sides::{PANEL, STEP, Scales, WPanel};
+use crate::buffer::Buffer;
 use crate::cpu::simd::codes::{CodeTable, QUAD, QUADS, pack_step, position};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
