@@ -153,7 +153,7 @@ impl Task<'_> {
             w.queries.fill(
                 simd,
                 ([rows, TILE], dim),
-                (self.a.query, ratio_of(self.head.keys.format)),
+                (self.a.query, ratio_in_tiles(configured.as_ref(), self.head.keys.format)),
                 #[inline(always)]
                 |r, step| {
                     let head = self.kv_head * group + (first + r) % group;
@@ -223,7 +223,7 @@ impl Task<'_> {
         weights.fill(
             simd,
             ([queries.rows, TILE], seen),
-            (self.a.weights, ratio_of(values.format)),
+            (self.a.weights, ratio_in_tiles(configured, values.format)),
             // Weights are zero past their token, up to the end of its step.
             #[inline(always)]
             |r, step| {
@@ -306,9 +306,9 @@ impl Task<'_> {
     }
 }
 
-/// The ratio of the elements of keys or values; 0 of plain ones, beside which no sum has to be exact.
-fn ratio_of(format: Option<BlockFormat>) -> f32 {
-    format.map_or(0.0, |f| ratio(f.element))
+/// The ratio of the elements of keys or values, where tiles may serve; else 0, as no sum has to be exact.
+fn ratio_in_tiles(configured: Option<&Configured>, format: Option<BlockFormat>) -> f32 {
+    configured.and(format).map_or(0.0, |f| ratio(f.element))
 }
 
 /// Scores from products: rounded, over the root of the features, rounded.
@@ -444,5 +444,27 @@ impl<'a> Product<'a> {
             multiply_tiles((simd, configured), (self.x, &[]), w, 0..span.end / STEP, totals);
         }
         multiply(simd, self.x, w, self.order, (rest..span.end, 0..rows), totals);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With every product that has a normal quotient; 810 is the first number of features that is divided by.
+    #[test]
+    fn a_reciprocal_gives_the_scores_of_a_division() {
+        for head_dim in [1, 8, 48, 64, 80, 96, 128, 256, 810] {
+            let root = Root::of(head_dim);
+            assert_eq!(root.reciprocal.is_none(), head_dim == 810, "{head_dim}");
+            let totals: Vec<f32> = (0..=u16::MAX).map(|bits| f32::from_bits(u32::from(bits) << 16)).collect();
+            let mut found = vec![0.0; totals.len()];
+            scores(&totals, root, &mut found);
+            for (total, found) in totals.into_iter().zip(found) {
+                let quotient = total / (head_dim as f64).sqrt() as f32;
+                let expected = rounded(quotient);
+                assert!(quotient.is_subnormal() || found == expected || found.is_nan() && expected.is_nan(), "{total}");
+            }
+        }
     }
 }

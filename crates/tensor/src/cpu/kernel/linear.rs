@@ -5,7 +5,6 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::extent::always_exact;
 use super::operand::Operand;
 use super::panels::{Panels, Scratch};
 use super::product::{Order, Totals, multiply, multiply_tiles};
@@ -95,11 +94,8 @@ impl<'a> Product<'a> {
         assert_eq!(x.k, w.k, "operand and weight have the same inner length");
         assert!(bias.is_none_or(|b| b.len() == w.outputs), "one bias per output");
         let chunk = [x.block_size(), w.block_size()].into_iter().flatten().min().unwrap_or(PLAIN_CHUNK);
-        let mut tiles: Vec<_> = x.tiles().map(|tile| (tile, Order::new(chunk, tile.extent, w.extent))).collect();
+        let tiles: Vec<_> = x.tiles().map(|tile| (tile, Order::new(chunk, tile.extent, w.extent))).collect();
         let ratio = w.as_packed().map_or(f32::INFINITY, |p| p.ratio);
-        if always_exact(ratio, x.ratio()) {
-            tiles.iter_mut().for_each(|(tile, _)| tile.norms = &[]);
-        }
         let blocks = [x.block_size(), w.block_size()] == [Some(STEP); 2];
         let exact = isa.tiles().filter(|_| ratio <= TILES_RATIO && blocks && x.rows > FEW);
         Product { rows: x.rows, k: x.k, chunk, tiles, w, bias, exact }

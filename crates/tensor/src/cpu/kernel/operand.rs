@@ -64,11 +64,6 @@ impl Operand {
         self.format.map(|f| f.block_size)
     }
 
-    /// The largest magnitude of the format over the smallest.
-    pub(in crate::cpu) fn ratio(&self) -> f32 {
-        self.format.map_or(f32::INFINITY, |f| ratio(f.element))
-    }
-
     pub(in crate::cpu) fn tiles(&self) -> impl Iterator<Item = XTile<'_>> {
         self.tiles.iter().map(|tile| tile.view(self.format))
     }
@@ -154,7 +149,7 @@ impl Tile {
         self.dequantized = true;
     }
 
-    /// Blocks of any size, a row at a time.
+    /// Blocks of any size, a row at a time. Tiles do not take them, so there are no norms.
     #[inline(always)]
     fn fill_blocks<S: Simd>(
         &mut self,
@@ -167,7 +162,6 @@ impl Tile {
         let blocks = k.div_ceil(format.block_size);
         self.lanes.resize(k.div_ceil(STEP) * self.stride, Lanes::ZERO);
         self.powers.resize(blocks, [1.0; TILE]);
-        self.norms.resize(blocks, [0.0; TILE]);
         let mut row = vec![0f32; k.next_multiple_of(STEP)];
         for r in 0..rows {
             for (step, to) in row.as_chunks_mut::<STEP>().0.iter_mut().enumerate() {
@@ -177,7 +171,6 @@ impl Tile {
             }
             for (b, block) in row[..k].chunks_mut(format.block_size).enumerate() {
                 self.powers[b][r] = quantizer.block(simd, block);
-                self.norms[b][r] = f32::INFINITY;
             }
             for (step, values) in row.as_chunks::<STEP>().0.iter().enumerate() {
                 self.lanes[step * self.stride + r].0 = pairs_of_floats(values);

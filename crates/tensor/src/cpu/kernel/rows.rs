@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::bf16::{float, round, rounded};
 use crate::cpu::simd::{Isa, dispatch};
+use crate::reference::silu;
 use crate::{Matrix, Rotation, TokenScore, math};
 
 /// A new matrix whose rows `f(row index, row)` fills.
@@ -38,23 +39,20 @@ pub(in crate::cpu) fn add(isa: Isa, x: Matrix, y: &Matrix) -> Matrix {
     })
 }
 
-/// silu of every bf16, rounded, by its bits: an exponential and a division take three times as long as looking it up.
+/// The reference's silu of every bf16, by its bits: to look it up spares an exponential in f64 and a division.
 static SILU: LazyLock<Box<[bf16]>> = LazyLock::new(|| {
-    let silu = |bits| {
-        let x = float(bf16::from_bits(bits));
-        round(x / (1.0 + math::exp(f64::from(-x)) as f32))
-    };
-    (0..=u16::MAX).map(silu).collect()
+    let each = (0..=u16::MAX).map(|bits| bf16::from_f32(silu(float(bf16::from_bits(bits)))));
+    each.collect()
 });
 
 pub(in crate::cpu) fn gated(isa: Isa, gate: Matrix, up: &Matrix) -> Matrix {
     assert_eq!((gate.rows(), gate.columns()), (up.rows(), up.columns()), "gate and up have one shape");
-    let silu = &**SILU;
+    let activated = &**SILU;
     in_place(gate, |i, row| {
         dispatch!(isa, simd => {
             let _ = simd;
             // The look-ups first, one by one; what follows is done in vectors.
-            row.iter_mut().for_each(|gate| *gate = silu[usize::from(gate.to_bits())]);
+            row.iter_mut().for_each(|gate| *gate = activated[usize::from(gate.to_bits())]);
             for (gate, up) in row.iter_mut().zip(up.row(i)) {
                 *gate = round(float(*gate) * float(*up));
             }

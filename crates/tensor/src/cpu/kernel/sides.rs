@@ -29,7 +29,7 @@ pub(in crate::cpu) struct XTile<'a> {
     /// Whether the elements hold their scales already, which then are 1.
     pub(in crate::cpu) dequantized: bool,
     /// Per block and row the Euclidean norm of the elements over the largest power of two that divides them all; empty where
-    /// no sum of products can round.
+    /// no sum of products through tiles can round.
     pub(in crate::cpu) norms: &'a [[f32; TILE]],
     /// `[step][row]`, where the elements are small integers times `unit` and the rows are few; else empty.
     pub(in crate::cpu) bytes: &'a [StepBytes],
