@@ -3,16 +3,15 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use microscale::eval::store::Store;
 use microscale::tensor::math;
 use microscale_testing::shared;
 use serde_json::Value;
 
-/// Requests of the run below, times rows.
-const TABLE: [&str; 10] =
-    ["table", "--recipe", "w6a8", "--tasks", "piqa,winogrande", "--limit", "60", "--format", "json", "--batch-size=4"];
+const TABLE: [&str; 8] =
+    ["table", "--recipe", "w6a8", "--tasks", "piqa,winogrande", "--format", "json", "--batch-size=4"];
 
 fn command(store: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_microscale"));
@@ -26,12 +25,30 @@ fn text(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn table(store: &Path) -> Value {
-    serde_json::from_str(&text(&command(store, &TABLE).output().unwrap())).unwrap()
+/// Of two rows and some hundred scores.
+fn short(store: &Path) -> Command {
+    let mut command = command(store, &TABLE);
+    command.args(["--limit", "60"]);
+    command
+}
+
+/// Of four rows and so many documents of each task.
+fn long(store: &Path, limit: &str) -> Command {
+    let mut command = command(store, &TABLE);
+    command.args(["--recipe", "w4a4", "--recipe", "int8", "--limit", limit]);
+    command
+}
+
+fn table(mut command: Command) -> Value {
+    serde_json::from_str(&text(&command.output().unwrap())).unwrap()
 }
 
 fn counts(table: &Value) -> [u64; 2] {
     ["scored", "reused"].map(|key| table["manifest"][key].as_u64().unwrap())
+}
+
+fn written(store: &Path) -> u64 {
+    Store::open(store).unwrap().runs().unwrap().iter().map(|run| run.scores as u64).sum()
 }
 
 /// Killed at thirty moments of a run, which then goes on: the same table, nothing scored that was written before.
@@ -39,37 +56,53 @@ fn counts(table: &Value) -> [u64; 2] {
 #[test]
 fn a_killed_run_goes_on_and_ends_the_same() {
     let folder = tempfile::tempdir().unwrap();
-    let begin = Instant::now();
-    let undisturbed = table(&folder.path().join("undisturbed.sqlite"));
-    let whole = begin.elapsed();
+    // Scores are written every 200 ms. A run has to last for several of them, so its length depends on the machine.
+    let (limit, undisturbed, whole) = ["40", "80", "160", "320"]
+        .into_iter()
+        .find_map(|limit| {
+            let begin = Instant::now();
+            let table = table(long(&folder.path().join(format!("{limit}.sqlite")), limit));
+            let whole = begin.elapsed();
+            (whole > Duration::from_secs(1) || limit == "320").then_some((limit, table, whole))
+        })
+        .unwrap();
     let [all, none] = counts(&undisturbed);
     assert!(all > 400 && none == 0, "{all}");
     let (mut state, mut halfway) = (7u64, 0);
     for round in 0..30 {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let moment = whole.mul_f64((state >> 40) as f64 / f64::from(1 << 24));
+        let share = (state >> 40) as f64 / f64::from(1 << 24);
         let store = folder.path().join(format!("killed-{round}.sqlite"));
-        let mut child = command(&store, &TABLE).spawn().unwrap();
-        std::thread::sleep(moment);
+        let mut child = long(&store, limit).spawn().unwrap();
+        // Half of them at a moment, which may be before the first score or after the last; half of them once so many
+        // scores are written, however fast the machine is just now.
+        if round % 2 == 0 {
+            std::thread::sleep(whole.mul_f64(share));
+        } else {
+            let awaited = 1 + (share * 0.7 * all as f64) as u64;
+            while child.try_wait().unwrap().is_none() && !(store.exists() && written(&store) >= awaited) {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
         child.kill().unwrap(); // SIGKILL
         child.wait().unwrap();
-        let written: usize = Store::open(&store).unwrap().runs().unwrap().iter().map(|run| run.scores).sum();
-        let resumed = table(&store);
-        assert_eq!(resumed["rows"], undisturbed["rows"], "killed after {moment:?}");
-        assert_eq!(counts(&resumed), [all - written as u64, written as u64], "killed after {moment:?}");
-        halfway += usize::from(written > 0 && (written as u64) < all);
+        let written = written(&store);
+        let resumed = table(long(&store, limit));
+        assert_eq!(resumed["rows"], undisturbed["rows"], "round {round}: killed after {written} scores");
+        assert_eq!(counts(&resumed), [all - written, written], "round {round}");
+        halfway += usize::from(written > 0 && written < all);
     }
-    assert!(halfway >= 3, "only {halfway} of 30 were killed between the first score and the last");
+    assert!(halfway >= 5, "only {halfway} of 30 were killed between the first score and the last of {all}");
     // Killed again and again, it ends as well.
     let store = folder.path().join("again.sqlite");
     for part in 1..=6 {
-        let mut child = command(&store, &TABLE).spawn().unwrap();
+        let mut child = long(&store, limit).spawn().unwrap();
         std::thread::sleep(whole.mul_f64(f64::from(part) / 6.0));
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    assert_eq!(table(&store)["rows"], undisturbed["rows"]);
-    let again = table(&store);
+    assert_eq!(table(long(&store, limit))["rows"], undisturbed["rows"]);
+    let again = table(long(&store, limit));
     assert_eq!((counts(&again), &again["rows"]), ([0, all], &undisturbed["rows"]));
 }
 
@@ -77,14 +110,14 @@ fn a_killed_run_goes_on_and_ends_the_same() {
 fn two_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("runs.sqlite");
-    let both = [(); 2].map(|()| command(&store, &TABLE).spawn().unwrap());
+    let both = [(); 2].map(|()| short(&store).spawn().unwrap());
     let both = both.map(|child| child.wait_with_output().unwrap());
     let [first, second] = both.map(|output| serde_json::from_str::<Value>(&text(&output)).unwrap());
     assert_eq!(first["rows"], second["rows"]);
     // Each scores what it did not find when it began.
     let all: u64 = counts(&first).iter().sum();
     assert_eq!(counts(&second).iter().sum::<u64>(), all);
-    let after = table(&store);
+    let after = table(short(&store));
     assert_eq!((counts(&after), &after["rows"]), ([0, all], &first["rows"]));
 }
 
@@ -127,7 +160,7 @@ fn a_file_that_is_no_store_is_refused() {
     let file = folder.path().join("runs.sqlite");
     std::fs::write(&file, "this is not a database, and long enough to be taken for one at first sight".repeat(20))
         .unwrap();
-    let output = command(&file, &TABLE).output().unwrap();
+    let output = short(&file).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains("runs.sqlite"));
 }
