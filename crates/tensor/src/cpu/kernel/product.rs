@@ -10,7 +10,7 @@
 //! There are three ways to one result. *Vectors* of outputs take a pair at a time; they need whole pairs and numbers
 //! far from the ends of f32's range ([`Extent`]). *Tiles* add in an order of their own and serve the rows and chunks
 //! whose sums are exact in any order ([`limit`](super::extent::limit)); rows that are not go through vectors. What is left goes
-//! *one element at a time*.
+//! *one element at a time*, vectors of outputs where the pairs are whole.
 
 #![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
 
@@ -66,9 +66,20 @@ pub(in crate::cpu) fn multiply<S: Simd, const P: usize>(
 ) {
     for start in (span.start..span.end).step_by(order.chunk) {
         let chunk = Chunk { x, w, range: start..(start + order.chunk).min(span.end) };
-        if order.way != Way::Vectors || !start.is_multiple_of(2) || !chunk.range.end.is_multiple_of(2) {
+        let flush = order.way == Way::Elements { flush: true };
+        if !start.is_multiple_of(2) || !chunk.range.end.is_multiple_of(2) {
             for row in rows.start..rows.end {
-                chunk.add_elements(row, order.way == Way::Elements { flush: true }, &mut totals[row]);
+                chunk.add_elements(row, flush, &mut totals[row]);
+            }
+            continue;
+        }
+        if order.way != Way::Vectors {
+            for row in rows.clone().step_by(4) {
+                let some = rows_from(row, rows.end);
+                match flush {
+                    true => chunk.add_rows_by_elements::<S, 4, true>(simd, &some, totals),
+                    false => chunk.add_rows_by_elements::<S, 4, false>(simd, &some, totals),
+                }
             }
             continue;
         }
@@ -153,12 +164,49 @@ impl<const P: usize> Chunk<'_, P> {
         sums
     }
 
+    /// As [`add_elements`](Self::add_elements), where all pairs are whole: these rows (of which some may be the same) side
+    /// by side.
+    #[inline(always)]
+    fn add_rows_by_elements<S: Simd, const R: usize, const FLUSH: bool>(
+        &self,
+        simd: S,
+        rows: &[usize; R],
+        totals: &mut Totals<P>,
+    ) {
+        let mut sums = [[simd.splat(0.0); P]; R];
+        for pair in self.range.start / 2..self.range.end / 2 {
+            let (step, pair) = (pair / LANES, pair % LANES);
+            let mut w = [[simd.splat(0.0); 2]; P];
+            for p in 0..P {
+                w[p] = halves::<S, FLUSH>(simd, simd.load_pairs(&self.w[p].step(step)[pair].0));
+            }
+            for r in 0..R {
+                let x = halves::<S, FLUSH>(simd, simd.splat_pairs(self.x.row(step, rows[r])[pair]));
+                for p in 0..P {
+                    sums[r][p] = simd.fma(x[0], w[p][0], simd.fma(x[1], w[p][1], sums[r][p]));
+                }
+            }
+        }
+        // Totals are read before any is written, so that a repeated row is not added twice.
+        let mut before = [[[0.0; PANEL]; P]; R];
+        for r in 0..R {
+            before[r] = totals[rows[r]];
+        }
+        for r in 0..R {
+            let mut own = [[0.0; PANEL]; P];
+            for p in 0..P {
+                simd.store(sums[r][p], &mut own[p]);
+            }
+            totals[rows[r]] = before[r];
+            self.add_scaled(rows[r], &own, &mut totals[rows[r]]);
+        }
+    }
+
     /// One row, one element after another.
     #[inline(always)]
     fn add_elements(&self, row: usize, flush: bool, totals: &mut [[f32; PANEL]; P]) {
-        let x_power = f64::from(self.x.power(self.range.start, row));
-        for (w, total) in self.w.iter().zip(totals) {
-            let mut sums = [0f32; PANEL];
+        let mut sums = [[0f32; PANEL]; P];
+        for (w, sums) in self.w.iter().zip(&mut sums) {
             for first in self.range.clone().step_by(2) {
                 for k in [first + 1, first] {
                     if k >= self.range.end {
@@ -171,8 +219,17 @@ impl<const P: usize> Chunk<'_, P> {
                     }
                 }
             }
+        }
+        self.add_scaled(row, &sums, totals);
+    }
+
+    /// Adds a row's sums to its totals, scaled.
+    #[inline(always)]
+    fn add_scaled(&self, row: usize, sums: &[[f32; PANEL]; P], totals: &mut [[f32; PANEL]; P]) {
+        let x_power = f64::from(self.x.power(self.range.start, row));
+        for ((w, sums), total) in self.w.iter().zip(sums).zip(totals) {
             let powers = w.power(self.range.start).unwrap_or(&[1.0; PANEL]);
-            for ((total, sum), &power) in total.iter_mut().zip(sums).zip(powers) {
+            for ((total, &sum), &power) in total.iter_mut().zip(sums).zip(powers) {
                 // The product of two powers may leave the range of f32, and only the outermost product may round.
                 *total += (f64::from(sum) * (x_power * f64::from(power))) as f32;
             }
@@ -185,6 +242,24 @@ impl<const P: usize> Chunk<'_, P> {
 fn half(pair: u32, k: usize, flush: bool) -> f32 {
     let x = f32::from_bits(if k % 2 == 1 { pair & 0xFFFF_0000 } else { pair << 16 });
     if flush && x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
+}
+
+/// Both elements of pairs, the even ones first, subnormals as zero if asked for.
+#[inline(always)]
+fn halves<S: Simd, const FLUSH: bool>(simd: S, pairs: S::Pairs) -> [S::F32; 2] {
+    let (even, odd) = (simd.shift_left(pairs, 16), simd.and(pairs, simd.splat_pairs(0xFFFF_0000)));
+    if FLUSH {
+        return [simd.with_bits(flushed(simd, even)), simd.with_bits(flushed(simd, odd))];
+    }
+    [simd.with_bits(even), simd.with_bits(odd)]
+}
+
+/// Numbers by their bits, subnormals as zero.
+#[inline(always)]
+fn flushed<S: Simd>(simd: S, x: S::Pairs) -> S::Pairs {
+    let exponent = simd.and(x, simd.splat_pairs(0x7F80_0000));
+    let normal = simd.sub_bits(simd.splat_pairs(0), simd.min_bits(exponent, simd.splat_pairs(1)));
+    simd.and(x, normal)
 }
 
 #[inline(always)]
