@@ -135,13 +135,10 @@ impl Tile {
     fn dequantize<S: Simd>(&mut self, simd: S, rows: usize) {
         for (step, powers) in self.lanes.as_chunks_mut::<TILE>().0.iter_mut().zip(&mut self.powers) {
             for (lanes, power) in step[..rows].iter_mut().zip(powers) {
-                let pairs = simd.load_pairs(&lanes.0);
-                let high = simd.splat_pairs(0xFFFF_0000);
-                let halves = [simd.shift_left(pairs, 16), simd.and(pairs, high)];
-                let [even, odd] = halves.map(
-                    #[inline(always)]
-                    |half| simd.bits(simd.mul(simd.with_bits(half), simd.splat(*power))),
-                );
+                let [even, odd] = simd.floats(simd.load_pairs(&lanes.0));
+                let scale = simd.splat(*power);
+                let even = simd.bits(simd.mul(even, scale));
+                let odd = simd.bits(simd.mul(odd, scale));
                 simd.store_pairs(simd.or(simd.shift_right(even, 16), odd), &mut lanes.0);
                 *power = 1.0;
             }

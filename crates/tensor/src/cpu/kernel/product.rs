@@ -75,11 +75,7 @@ pub(in crate::cpu) fn multiply<S: Simd, const P: usize>(
         }
         if order.way != Way::Vectors {
             for row in rows.clone().step_by(4) {
-                let some = rows_from(row, rows.end);
-                match flush {
-                    true => chunk.add_rows_by_elements::<S, 4, true>(simd, &some, totals),
-                    false => chunk.add_rows_by_elements::<S, 4, false>(simd, &some, totals),
-                }
+                chunk.add_rows_by_elements::<S, 4>(simd, &rows_from(row, rows.end), flush, totals);
             }
             continue;
         }
@@ -167,21 +163,23 @@ impl<const P: usize> Chunk<'_, P> {
     /// As [`add_elements`](Self::add_elements), where all pairs are whole: these rows (of which some may be the same) side
     /// by side.
     #[inline(always)]
-    fn add_rows_by_elements<S: Simd, const R: usize, const FLUSH: bool>(
+    fn add_rows_by_elements<S: Simd, const R: usize>(
         &self,
         simd: S,
         rows: &[usize; R],
+        flush: bool,
         totals: &mut Totals<P>,
     ) {
+        let keep = simd.splat_pairs(if flush { 0 } else { u32::MAX });
         let mut sums = [[simd.splat(0.0); P]; R];
         for pair in self.range.start / 2..self.range.end / 2 {
             let (step, pair) = (pair / LANES, pair % LANES);
             let mut w = [[simd.splat(0.0); 2]; P];
             for p in 0..P {
-                w[p] = halves::<S, FLUSH>(simd, simd.load_pairs(&self.w[p].step(step)[pair].0));
+                w[p] = halves(simd, simd.load_pairs(&self.w[p].step(step)[pair].0), keep);
             }
             for r in 0..R {
-                let x = halves::<S, FLUSH>(simd, simd.splat_pairs(self.x.row(step, rows[r])[pair]));
+                let x = halves(simd, simd.splat_pairs(self.x.row(step, rows[r])[pair]), keep);
                 for p in 0..P {
                     sums[r][p] = simd.fma(x[0], w[p][0], simd.fma(x[1], w[p][1], sums[r][p]));
                 }
@@ -244,22 +242,19 @@ fn half(pair: u32, k: usize, flush: bool) -> f32 {
     if flush && x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
 }
 
-/// Both elements of pairs, the even ones first, subnormals as zero if asked for.
+/// Both elements of pairs, the even ones first, subnormals as zero but for the bits of them to `keep`.
 #[inline(always)]
-fn halves<S: Simd, const FLUSH: bool>(simd: S, pairs: S::Pairs) -> [S::F32; 2] {
-    let (even, odd) = (simd.shift_left(pairs, 16), simd.and(pairs, simd.splat_pairs(0xFFFF_0000)));
-    if FLUSH {
-        return [simd.with_bits(flushed(simd, even)), simd.with_bits(flushed(simd, odd))];
-    }
-    [simd.with_bits(even), simd.with_bits(odd)]
+fn halves<S: Simd>(simd: S, pairs: S::Pairs, keep: S::Pairs) -> [S::F32; 2] {
+    let [even, odd] = simd.floats(pairs);
+    [flushed(simd, even, keep), flushed(simd, odd, keep)]
 }
 
-/// Numbers by their bits, subnormals as zero.
 #[inline(always)]
-fn flushed<S: Simd>(simd: S, x: S::Pairs) -> S::Pairs {
-    let exponent = simd.and(x, simd.splat_pairs(0x7F80_0000));
+fn flushed<S: Simd>(simd: S, x: S::F32, keep: S::Pairs) -> S::F32 {
+    let bits = simd.bits(x);
+    let exponent = simd.and(bits, simd.splat_pairs(0x7F80_0000));
     let normal = simd.sub_bits(simd.splat_pairs(0), simd.min_bits(exponent, simd.splat_pairs(1)));
-    simd.and(x, normal)
+    simd.with_bits(simd.and(bits, simd.or(normal, keep)))
 }
 
 #[inline(always)]

@@ -148,8 +148,7 @@ impl Quantizer {
     /// gets zeros and the scale NaN.
     #[inline(always)]
     pub(in crate::cpu) fn pairs<S: Simd>(&self, simd: S, pairs: S::Pairs) -> (S::Pairs, f32) {
-        let even = simd.with_bits(simd.shift_left(pairs, 16));
-        let odd = simd.with_bits(simd.and(pairs, simd.splat_pairs(HIGH)));
+        let [even, odd] = simd.floats(pairs);
         let amax = largest(simd, even, odd);
         if amax == 0 || amax >= EXPONENT {
             return (simd.splat_pairs(0), if amax == 0 { 1.0 } else { f32::NAN });
@@ -268,8 +267,8 @@ impl Quantizer {
         // Adding it leaves an integer below 2^23 in the low bits.
         const SHIFT: f32 = (1 << 23) as f32;
         let units = simd.splat(self.units);
-        let even = simd.mul(simd.with_bits(simd.shift_left(elements, 16)), units);
-        let odd = simd.mul(simd.with_bits(simd.and(elements, simd.splat_pairs(HIGH))), units);
+        let [even, odd] = simd.floats(elements);
+        let [even, odd] = [simd.mul(even, units), simd.mul(odd, units)];
         let integer = |x| {
             let magnitude = simd.with_bits(simd.and(simd.bits(x), simd.splat_pairs(MAGNITUDE)));
             simd.bits(simd.add(magnitude, simd.splat(SHIFT)))

@@ -99,6 +99,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn prefetch<T>(self, _here: &T) {}
     /// Asks the memory for this line, likewise.
     fn fetch<T>(self, _at: &T) {}
+    /// The even elements and the odd ones.
+    #[inline(always)]
+    fn floats(self, pairs: Self::Pairs) -> [Self::F32; 2] {
+        let odd = self.and(pairs, self.splat_pairs(0xFFFF_0000));
+        [self.with_bits(self.shift_left(pairs, 16)), self.with_bits(odd)]
+    }
     /// The largest lane.
     #[inline(always)]
     fn largest(self, x: Self::Pairs) -> u32 {
