@@ -10,10 +10,12 @@ Needs llama-cpp-python (LLAMA_CPP_LIB_PATH names the folder of llama.cpp's libra
 - MXFP4 (the demo model): over the documents of a task the share of positions with the same most likely token, and
   perplexity. llama.cpp quantizes activations to Q8_0 there; here they are bf16.
 
-With --golden writes the clear texts' tokens, by the number of the prompt, and most likely tokens in MXFP4.
+With --golden writes what the files hash to, the texts' tokens, and most likely tokens in MXFP4. `cargo test` compares clear
+texts with them, and all texts with a forward pass that rounds as llama.cpp does.
 """
 
 import argparse
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -95,6 +97,14 @@ def losses(values, tokens):
     return -values[np.arange(len(tokens) - 1), tokens[1:]]
 
 
+def fingerprint(path):
+    """SHA-256 of a GGUF file of ours without the program's version."""
+    data, key = path.read_bytes(), b"microscale.version"
+    at = data.index(key) + len(key) + 4  # a number for the type lies between
+    length = 8 + int.from_bytes(data[at : at + 8], "little")
+    return hashlib.sha256(data[:at] + data[at + length :]).hexdigest()
+
+
 def load(path):
     return Llama(str(path), n_ctx=256, logits_all=True, verbose=False, n_threads=2)
 
@@ -155,9 +165,9 @@ def main():
         if arguments.golden:
             asked = documents(quantized)[:GOLDEN_DOCUMENTS]
             likely = [predictions(quantized, tokens).argmax(axis=1).tolist() for tokens in asked]
-            greedy = {int(i): theirs[i] for i in np.flatnonzero(clear)}
-            golden = {"llama_cpp_python": llama_cpp.__version__, "prompts": PROMPTS, "margin": CLEAR, "greedy": greedy}
+            golden = {"llama_cpp_python": llama_cpp.__version__, "prompts": PROMPTS, "margin": CLEAR, "greedy": theirs}
             golden |= {"recipe": MXFP4, "documents": asked, "likely": likely}
+            golden |= {name: fingerprint(tool.folder / name) for name in ("plain.gguf", "mxfp4.gguf")}
             lines = [f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in golden.items()]
             arguments.golden.write_text("{" + ",\n".join(lines) + "}\n")
 
