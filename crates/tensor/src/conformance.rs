@@ -46,6 +46,11 @@ enum Values {
     Faint,
     /// Large enough to bring faint values back.
     Huge,
+    /// In every block large ones, then the same with the other sign; tiny ones between them, how tiny differing from block to
+    /// block. What is left of a sum of products with `Repeated` ones is what roundings on the way leave.
+    Cancelling,
+    /// Large ones, then the same again, small ones between them.
+    Repeated,
 }
 
 /// A matrix of pseudo-random values.
@@ -64,14 +69,26 @@ fn random(rows: usize, columns: usize, seed: u64, values: Values) -> Matrix {
             Values::Wild => bits >> 8 & 0xFF,
             Values::Faint => bits >> 8 & 3,
             Values::Huge => 230 + (bits >> 8 & 7),
-            Values::Usual | Values::Poisoned => 120 + (bits >> 8 & 7),
+            Values::Usual | Values::Poisoned | Values::Cancelling | Values::Repeated => 120 + (bits >> 8 & 7),
         };
         *x = bf16::from_bits((bits as u16 & 0x807F) | (exponent.min(254) as u16) << 7);
         if bits >> 20 & 15 == 0 {
             *x = bf16::ZERO;
         }
     }
-    if columns >= 40 {
+    if matches!(values, Values::Cancelling | Values::Repeated) {
+        for block in matrix.values_mut().chunks_mut(32) {
+            let tiny = if values == Values::Cancelling { 114 + (next() % 6) as u16 } else { 119 };
+            for k in 0..block.len() {
+                let mut bits = block[k].to_bits() & 0x807F | tiny << 7;
+                if k % 4 < 3 {
+                    let large = block[k % 16].to_bits() & 0x7F | 127 << 7;
+                    bits = if values == Values::Cancelling && k >= 16 { large | 0x8000 } else { large };
+                }
+                block[k] = bf16::from_bits(bits);
+            }
+        }
+    } else if columns >= 40 {
         matrix.row_mut(rows / 2)[..40].fill(bf16::ZERO); // a whole block of zeros
     }
     if values == Values::Poisoned {
@@ -149,6 +166,15 @@ impl<B: Backend> Suite<'_, B> {
         for x_format in [None, formats()[3]] {
             let (x, w) = (random(9, 100, 31, Values::Faint), random(40, 100, 32, Values::Huge));
             self.linear(&format!("linear, faint {x_format:?} by huge"), (x, x_format), (w, None), None)?;
+        }
+        for x_format in formats() {
+            for w_format in formats() {
+                for rows in [1, 2, 4, 20] {
+                    let (x, w) = (random(rows, 1024, 41, Values::Cancelling), random(21, 1024, 42, Values::Repeated));
+                    let case = format!("linear of {rows} rows, cancelling {x_format:?} by {w_format:?}");
+                    self.linear(&case, (x, x_format), (w, w_format), None)?;
+                }
+            }
         }
         for (i, &(rows, outputs, k)) in shapes.iter().enumerate() {
             for x_format in formats() {

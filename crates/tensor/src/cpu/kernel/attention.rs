@@ -18,8 +18,10 @@ use crate::cpu::simd::{Isa, Simd, dispatch};
 use crate::reference::PLAIN_CHUNK;
 use crate::{Attention, BlockFormat, Matrix};
 
-/// Scores computed before the work is handed to another thread.
+/// Scores that a task of many has.
 const TASK_SCORES: usize = 16 << 10;
+/// Scores that are worth handing to another thread, which waits for work while a pass runs.
+const FEW_SCORES: usize = 1 << 10;
 
 /// Appends the rows `sequences[i]` to `caches[i]`.
 pub(in crate::cpu) fn append(isa: Isa, caches: &mut [&mut Cache], k: &Matrix, v: &Matrix, sequences: &[Range<usize>]) {
@@ -81,7 +83,7 @@ pub(in crate::cpu) fn attention(
         }
     }
     let work: usize = tasks.iter().map(|t| t.rows.len() * t.tokens).sum();
-    let least = (TASK_SCORES * tasks.len() / (group * work).max(1)).max(1);
+    let least = (FEW_SCORES * tasks.len() / (group * work).max(1)).max(1);
     let tiles = isa.tiles();
     let results: Vec<Vec<bf16>> = tasks
         .par_iter()

@@ -28,7 +28,15 @@ impl Extent {
         element: ElementFormat,
         scales: impl IntoIterator<Item = &'a [f32; LANES]>,
     ) -> Extent {
-        let (low, high) = scales.into_iter().flatten().fold((1f32, 1f32), |(low, high), &s| (low.min(s), high.max(s)));
+        // Lane by lane; what is compared with NaN stays as it is.
+        let (mut low, mut high) = ([1f32; LANES], [1f32; LANES]);
+        for scales in scales {
+            for ((low, high), &scale) in low.iter_mut().zip(&mut high).zip(scales) {
+                *low = if scale < *low { scale } else { *low };
+                *high = if scale > *high { scale } else { *high };
+            }
+        }
+        let (low, high) = (low.into_iter().fold(1.0, f32::min), high.into_iter().fold(1.0, f32::max));
         let unit = f64::from(unit(element));
         let largest = f64::from(element.max()) * f64::from(high);
         Extent { unit, scaled_unit: unit * f64::from(low), largest, plain: false }

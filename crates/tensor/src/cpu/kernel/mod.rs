@@ -4,6 +4,7 @@ pub(super) mod attention;
 pub(super) mod bf16;
 pub(super) mod cache;
 mod extent;
+mod integers;
 pub(super) mod linear;
 pub(super) mod operand;
 pub(super) mod panels;

@@ -4,12 +4,13 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::extent::{Extent, Magnitudes, always_exact, ratio, unit};
+use super::integers::{Integers, are_moderate, step_bytes};
 use super::linear::{FEW, TILES_RATIO};
 use super::quantize::Quantizer;
-use super::sides::{STEP, Scales, StepBytes, TILE, XTile};
-use crate::cpu::simd::codes::{BYTE_BIAS, is_small_integer};
+use super::sides::{STEP, Scales, StepBytes, StepIntegers, TILE, XTile};
+use crate::cpu::simd::codes::is_small_integer;
 use crate::cpu::simd::tiles::Lanes;
-use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
+use crate::cpu::simd::{Isa, LANES, Simd, dispatch, integer_products};
 use crate::tensor::block_pairs;
 use crate::{BlockFormat, Matrix};
 
@@ -33,6 +34,7 @@ pub(in crate::cpu) struct Tile {
     norms: Vec<[f32; TILE]>,
     dequantized: bool,
     bytes: Vec<StepBytes>,
+    integers: Vec<StepIntegers>,
     extent: Option<Extent>,
 }
 
@@ -40,6 +42,7 @@ impl Operand {
     pub(in crate::cpu) fn new(isa: Isa, x: &Matrix, format: Option<BlockFormat>) -> Operand {
         let (rows, k) = (x.rows(), x.columns());
         let other = if isa.tiles().is_some() && rows > FEW { TILES_RATIO } else { 0.0 };
+        let integers = integer_products(isa).filter(|_| rows <= FEW);
         let tiles = (0..rows.div_ceil(TILE))
             .into_par_iter()
             .with_min_len((8192 / (k * TILE)).max(1))
@@ -50,10 +53,16 @@ impl Operand {
                 dispatch!(isa, simd => {
                     to.fill(simd, ([some, stride], k), (format, other), #[inline(always)] |r, step| {
                         let values = step_of(x.row(tile * TILE + r), step);
-                        simd.prefetch(&values[0]);
+                        simd.prefetch(&values[0], [0; 2]);
                         pairs_of(values)
                     });
                 });
+                if let (Some(simd), Some(format)) = (integers, format) {
+                    simd.vectorize(
+                        #[inline(always)]
+                        || to.fill_integers(simd, format),
+                    );
+                }
                 to
             })
             .collect();
@@ -84,6 +93,7 @@ impl Tile {
         let steps = k.div_ceil(STEP);
         self.clear(stride);
         self.lanes.reserve(steps * stride);
+        self.powers.reserve(steps);
         match format {
             None => {
                 let mut values = Magnitudes::none(simd);
@@ -127,7 +137,6 @@ impl Tile {
             }
             Some(format) => self.fill_blocks(simd, (rows, k), format, pairs),
         }
-        self.fill_bytes(rows, format);
     }
 
     /// Takes the scales of blocks that are steps into the elements, so that a product need not.
@@ -176,13 +185,19 @@ impl Tile {
         self.extent = Some(Extent::of_scales(format.element, &self.powers));
     }
 
-    /// Elements that are small integers, as bytes, where rows are few.
-    fn fill_bytes(&mut self, rows: usize, format: Option<BlockFormat>) {
-        self.bytes.clear();
-        let Some(format) = format.filter(|f| self.stride <= FEW && is_small_integer(f.element)) else { return };
+    /// Takes the elements of few rows for integers, where products of those are faster.
+    #[inline(always)]
+    fn fill_integers<S: Simd>(&mut self, simd: S, format: BlockFormat) {
         let units = 1.0 / unit(format.element);
-        debug_assert_eq!(rows, self.stride, "few rows have no room to spare");
-        self.bytes.extend(self.lanes.iter().map(|lanes| step_bytes(&lanes.0, units)));
+        if is_small_integer(format.element) {
+            self.bytes.extend(self.lanes.iter().map(|lanes| step_bytes(&lanes.0, units)));
+        }
+        if format.block_size == STEP && are_moderate(format.element) {
+            for lanes in &self.lanes {
+                let integers = Integers::new(simd, simd.load_pairs(&lanes.0), units);
+                self.integers.push(integers.step(simd, format.element));
+            }
+        }
     }
 
     /// Forgets what was there, but for its memory.
@@ -202,6 +217,7 @@ impl Tile {
             dequantized: self.dequantized,
             norms: &self.norms,
             bytes: &self.bytes,
+            integers: &self.integers,
             unit: format.map_or(1.0, |f| unit(f.element)),
             extent: self.extent.unwrap_or(Extent::of_values([])),
         }
@@ -235,18 +251,4 @@ pub(in crate::cpu) fn pairs_of_floats(values: &[f32; STEP]) -> [u32; LANES] {
         *pair = even.to_bits() >> 16 | odd.to_bits() & 0xFFFF_0000;
     }
     pairs
-}
-
-/// Elements that are whole numbers of units, each below 128, as bytes.
-fn step_bytes(lanes: &[u32; LANES], units: f32) -> StepBytes {
-    let mut bytes = StepBytes::default();
-    let mut sum = 0;
-    for (quad, pairs) in bytes.quads.iter_mut().zip(lanes.as_chunks::<2>().0) {
-        let elements = pairs.map(|pair| [pair << 16, pair & 0xFFFF_0000].map(|x| (f32::from_bits(x) * units) as i32));
-        sum += elements.as_flattened().iter().sum::<i32>();
-        let [[a, b], [c, d]] = elements;
-        *quad = u32::from_le_bytes([a, b, c, d].map(|x| x as u8));
-    }
-    bytes.start = -BYTE_BIAS * sum;
-    bytes
 }

@@ -62,6 +62,8 @@ pub(in crate::cpu) struct Packed {
     scales: Vec<GroupScales>,
     /// [`WPanel::limit`] of every step, `[panel][step]`.
     limits: Vec<f32>,
+    /// The least of them.
+    pub(in crate::cpu) limit: f32,
 }
 
 impl Panels {
@@ -155,6 +157,7 @@ impl Panels {
                 k,
                 codes,
                 scales,
+                limit: limits.iter().copied().fold(f32::INFINITY, f32::min),
                 limits,
             }),
         }

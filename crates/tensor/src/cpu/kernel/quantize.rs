@@ -7,7 +7,8 @@ mod words;
 
 use microscale_formats::{BLOCK, E8M0, INT8, ScaleRule};
 
-use super::extent::{ROUND_UP, unit};
+use super::extent::unit;
+use super::integers::{Integers, are_moderate};
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch, words};
 use crate::{BlockFormat, Real};
 
@@ -96,7 +97,7 @@ impl Quantizer {
     ) {
         let blocks = row.iter().zip(codes.chunks_exact_mut(BLOCK * BITS / 8));
         for ((block, to), scale) in blocks.zip(scales) {
-            simd.prefetch(block);
+            simd.prefetch(block, [0; 2]);
             *scale = self.encode_block::<_, T, BITS>(simd, block, to);
         }
     }
@@ -261,22 +262,10 @@ impl Quantizer {
     /// [`XTile::norms`]: super::sides::XTile::norms
     #[inline(always)]
     pub(in crate::cpu) fn norm<S: Simd>(&self, simd: S, elements: S::Pairs) -> f32 {
-        if self.units * self.max >= (1 << 23) as f32 {
+        if !are_moderate(self.format.element) {
             return f32::INFINITY;
         }
-        // Adding it leaves an integer below 2^23 in the low bits.
-        const SHIFT: f32 = (1 << 23) as f32;
-        let units = simd.splat(self.units);
-        let [even, odd] = simd.floats(elements);
-        let [even, odd] = [simd.mul(even, units), simd.mul(odd, units)];
-        let integer = |x| {
-            let magnitude = simd.with_bits(simd.and(simd.bits(x), simd.splat_pairs(MAGNITUDE)));
-            simd.bits(simd.add(magnitude, simd.splat(SHIFT)))
-        };
-        let all = simd.bit_or(simd.or(integer(even), integer(odd))) & (SHIFT as u32 - 1);
-        let squares = simd.total(simd.fma(even, even, simd.mul(odd, odd)));
-        let divisor = (all & all.wrapping_neg()).max(1);
-        squares.sqrt() * ROUND_UP / divisor as f32
+        Integers::new(simd, elements, self.units).norm(simd)
     }
 
     /// The scale of a block with this largest magnitude, as bits; of a finite one that is not zero unless the caller

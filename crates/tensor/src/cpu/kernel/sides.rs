@@ -33,6 +33,8 @@ pub(in crate::cpu) struct XTile<'a> {
     pub(in crate::cpu) norms: &'a [[f32; TILE]],
     /// `[step][row]`, where the elements are small integers times `unit` and the rows are few; else empty.
     pub(in crate::cpu) bytes: &'a [StepBytes],
+    /// `[step][row]`, where blocks are steps and the rows are few; else empty.
+    pub(in crate::cpu) integers: &'a [StepIntegers],
     /// The smallest magnitude of the format, 1 where there is none.
     pub(in crate::cpu) unit: f32,
     pub(in crate::cpu) extent: Extent,
@@ -45,6 +47,17 @@ pub(in crate::cpu) struct StepBytes {
     pub(in crate::cpu) quads: [u32; QUADS],
     /// What a sum of products with bytes that are [`BYTE_BIAS`](crate::cpu::simd::codes::BYTE_BIAS) too large has to start with.
     pub(in crate::cpu) start: i32,
+}
+
+/// A step of a row in signed integers of 16 bits, two to a pair as their bf16 values are.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cpu) struct StepIntegers {
+    /// They fit if the norm does.
+    pub(in crate::cpu) pairs: [u32; LANES],
+    /// What they are multiples of: the largest power of two that divides all of the step's elements.
+    pub(in crate::cpu) unit: f32,
+    /// Their Euclidean norm, or a little more.
+    pub(in crate::cpu) norm: f32,
 }
 
 /// Sixteen outputs: `steps[stride · (k / 32 − first)][k % 32 / 2].0[output]`, scales likewise.

@@ -17,6 +17,17 @@ impl Avx2 {
     }
 }
 
+/// What [`Simd::prefetch`] does on all of these machines.
+#[inline(always)]
+pub(super) fn prefetch<T>(here: &T, skips: [usize; 2]) {
+    let here = std::ptr::from_ref(here).cast::<i8>();
+    // SAFETY: a prefetch of any address is harmless.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(here.wrapping_add(AHEAD[0] + skips[0]));
+        _mm_prefetch::<_MM_HINT_T1>(here.wrapping_add(AHEAD[1] + skips[1]));
+    }
+}
+
 impl Simd for Avx2 {
     type F32 = [__m256; 2];
     type Pairs = [__m256i; 2];
@@ -132,8 +143,8 @@ impl Simd for Avx2 {
                 for i in 0..if BITS == 4 { 1 } else { 4 } {
                     let from_part = _mm256_sub_epi8(codes, _mm256_set1_epi8(16 * i as i8));
                     let index = _mm256_adds_epu8(from_part, _mm256_set1_epi8(0x70));
-                    low = _mm256_or_si256(low, _mm256_shuffle_epi8(part(&table.low, i), index));
-                    high = _mm256_or_si256(high, _mm256_shuffle_epi8(part(&table.high, i), index));
+                    low = _mm256_or_si256(low, _mm256_shuffle_epi8(part(&table.halves.low, i), index));
+                    high = _mm256_or_si256(high, _mm256_shuffle_epi8(part(&table.halves.high, i), index));
                 }
                 [_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)]
             });
@@ -146,9 +157,8 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
     }
     #[inline(always)]
-    fn prefetch<T>(self, here: &T) {
-        // SAFETY: a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(here).cast::<i8>().wrapping_add(AHEAD)) }
+    fn prefetch<T>(self, here: &T, skips: [usize; 2]) {
+        prefetch(here, skips);
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {

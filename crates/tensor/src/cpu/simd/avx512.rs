@@ -6,7 +6,8 @@ use half::bf16;
 use microscale_formats::E8M0;
 
 use super::codes::CodeTable;
-use super::{AHEAD, LANES, Simd};
+use super::avx2::prefetch;
+use super::{LANES, Simd};
 
 /// Proof of AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]
@@ -110,9 +111,8 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
     }
     #[inline(always)]
-    fn prefetch<T>(self, here: &T) {
-        // SAFETY: a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(here).cast::<i8>().wrapping_add(AHEAD)) }
+    fn prefetch<T>(self, here: &T, skips: [usize; 2]) {
+        prefetch(here, skips);
     }
     #[inline(always)]
     fn largest(self, x: __m512i) -> u32 {

@@ -7,8 +7,8 @@ use half::bf16;
 use microscale_formats::E8M0;
 
 use super::avx512::Avx512;
-use super::codes::{CodeTable, QUAD};
-use super::{ByteProducts, LANES, Simd, Words};
+use super::codes::{CodeTable, PairTable, QUAD};
+use super::{IntegerProducts, LANES, Simd, Words};
 
 /// Proof of AVX-512 with VBMI, VNNI and BF16, the latter adding in the canonical order.
 #[derive(Clone, Copy)]
@@ -81,6 +81,18 @@ impl Avx512Bf16 {
             }
             _ => load(quad),
         }
+    }
+}
+
+/// The values of 64 codes, of which the low six bits count, from the first 64 entries of a table. Tables of codes of four
+/// bits repeat every 16.
+#[inline(always)]
+fn look_up_pairs<const N: usize>(codes: __m512i, low: &[u8; N], high: &[u8; N]) -> [__m512i; 2] {
+    const { assert!(N >= 64) };
+    // SAFETY: called with a proof of AVX-512 with VBMI at hand only; the loads lie within the tables.
+    unsafe {
+        let (low, high) = (_mm512_loadu_si512(low.as_ptr().cast()), _mm512_loadu_si512(high.as_ptr().cast()));
+        interleave(_mm512_permutexvar_epi8(codes, low), _mm512_permutexvar_epi8(codes, high))
     }
 }
 
@@ -184,18 +196,17 @@ impl Simd for Avx512Bf16 {
     #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
         let codes = self.codes::<BITS>(step, quad);
+        let PairTable { low, high } = &table.halves;
+        if BITS < 8 {
+            return look_up_pairs(codes, low, high);
+        }
         // SAFETY: `self` proves AVX-512 with VBMI; the loads lie within the tables.
         unsafe {
             let at = |table: &[u8; 128], i: usize| _mm512_loadu_si512(table.as_ptr().add(64 * i).cast());
-            if BITS < 8 {
-                // The look-up takes the low six bits; the tables of 4-bit codes repeat every 16.
-                let [low, high] = [at(&table.low, 0), at(&table.high, 0)];
-                return interleave(_mm512_permutexvar_epi8(codes, low), _mm512_permutexvar_epi8(codes, high));
-            }
             let magnitudes = if table.twos_complement { _mm512_abs_epi8(codes) } else { codes };
             // The look-up takes seven bits.
             let look_up = |table| _mm512_permutex2var_epi8(at(table, 0), magnitudes, at(table, 1));
-            let (mut low, mut high) = (look_up(&table.low), look_up(&table.high));
+            let (mut low, mut high) = (look_up(low), look_up(high));
             // high | (codes & sign bit)
             high = _mm512_ternarylogic_epi32::<0xF8>(high, codes, _mm512_set1_epi8(-128));
             if table.twos_complement {
@@ -238,8 +249,8 @@ impl Simd for Avx512Bf16 {
         self.0.fetch(at);
     }
     #[inline(always)]
-    fn prefetch<T>(self, here: &T) {
-        self.0.prefetch(here);
+    fn prefetch<T>(self, here: &T, skips: [usize; 2]) {
+        self.0.prefetch(here, skips);
     }
     #[inline(always)]
     fn above(self, x: &[f32; LANES], limit: f32) -> u16 {
@@ -277,7 +288,7 @@ impl Simd for Avx512Bf16 {
     }
 }
 
-impl ByteProducts for Avx512Bf16 {
+impl IntegerProducts for Avx512Bf16 {
     type I32 = __m512i;
     type Bytes = __m512i;
 
@@ -305,6 +316,15 @@ impl ByteProducts for Avx512Bf16 {
     fn dot_bytes(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
         // SAFETY: `self` proves AVX-512 VNNI.
         unsafe { _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x as i32)) }
+    }
+    #[inline(always)]
+    fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [__m512i; 2] {
+        look_up_pairs(self.codes::<BITS>(step, quad), &table.low, &table.high)
+    }
+    #[inline(always)]
+    fn dot_integers(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512 VNNI.
+        unsafe { _mm512_dpwssd_epi32(sum, w, self.splat_pairs(x)) }
     }
     #[inline(always)]
     fn float(self, x: __m512i) -> __m512 {

@@ -17,19 +17,25 @@ pub(crate) const fn position(output: usize, k: usize) -> usize {
     output / 4 * 16 + k / 2 * 8 + output % 4 * 2 + k % 2
 }
 
-/// The values of every code of a format, as bf16, in the forms the machines look them up in.
+/// Values of two bytes by code, in the form the machines look them up in.
+pub(crate) struct PairTable<const N: usize> {
+    pub(crate) low: [u8; N],
+    pub(crate) high: [u8; N],
+}
+
+/// The values of every code of a format, as bf16 and as integers.
 pub(crate) struct CodeTable {
     /// Bits of the value of each code.
     pub(crate) words: [u16; 256],
-    /// Low and high bytes of the values of codes 0 to 127: all codes of 4 (repeated every 16) and 6 bits, and of 8 bits
-    /// those without a sign.
-    pub(crate) low: [u8; 128],
-    pub(crate) high: [u8; 128],
+    /// The values of codes 0 to 127: all codes of 4 (repeated every 16) and 6 bits, and of 8 bits those without a sign.
+    pub(crate) halves: PairTable<128>,
     /// Whether the codes of 8 bits are two's complement rather than sign and magnitude.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "looked up whole elsewhere"))]
     pub(crate) twos_complement: bool,
     /// Of small integers: the value of each code in units, plus [`BYTE_BIAS`]; codes of 4 bits repeat every 16.
     pub(crate) bytes: Option<[u8; 256]>,
+    /// Of formats of 4 and 6 bits: the value of each code in units, as a signed integer.
+    pub(crate) integers: Option<PairTable<64>>,
 }
 
 /// What is added to weights to make their bytes unsigned, which is what the machines multiply signed ones by.
@@ -40,18 +46,29 @@ pub(crate) fn is_small_integer(element: ElementFormat) -> bool {
     [E2M1, E2M3, INT8].contains(&element)
 }
 
+impl<const N: usize> PairTable<N> {
+    fn new(value: impl Fn(usize) -> u16) -> Self {
+        let bytes: [[u8; 2]; N] = std::array::from_fn(|code| value(code).to_le_bytes());
+        PairTable { low: bytes.map(|[low, _]| low), high: bytes.map(|[_, high]| high) }
+    }
+}
+
 impl CodeTable {
     pub(crate) fn new(element: ElementFormat) -> CodeTable {
         let mask = ((1u32 << element.bits()) - 1) as u8;
         let words: [u16; 256] = std::array::from_fn(|code| (element.decode(code as u8 & mask).to_bits() >> 16) as u16);
         CodeTable {
-            low: std::array::from_fn(|code| words[code] as u8),
-            high: std::array::from_fn(|code| (words[code] >> 8) as u8),
+            halves: PairTable::new(|code| words[code]),
             words,
             twos_complement: element == INT8,
             bytes: is_small_integer(element).then(|| {
                 let units = if element == INT8 { 64.0 } else { 1.0 / element.min_positive() };
                 std::array::from_fn(|code| ((element.decode(code as u8 & mask) * units) as i32 + BYTE_BIAS) as u8)
+            }),
+            integers: (element.bits() < 8).then(|| {
+                PairTable::new(|code| {
+                    ((element.decode(code as u8 & mask) / element.min_positive()) as i16).cast_unsigned()
+                })
             }),
         }
     }

@@ -39,14 +39,14 @@ use half::bf16;
 use microscale_formats::E8M0;
 
 use super::kernel::bf16::round;
-use codes::CodeTable;
+use codes::{CodeTable, PairTable};
 
 /// Lanes of [`Simd::F32`].
 pub(crate) const LANES: usize = 16;
 
-/// How many bytes ahead a stream is asked for: the machines' own prefetchers stop at the end of a page.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "elsewhere there is no stable prefetch"))]
-const AHEAD: usize = 1536;
+/// How many bytes ahead a stream is asked into the first-level cache, and into the second: the machines' own prefetchers
+/// stop at the end of a page.
+pub(crate) const AHEAD: [usize; 2] = [768, 2048];
 
 /// A proof that the running CPU has an instruction set, and its operations.
 pub(crate) trait Simd: Copy + Send + Sync {
@@ -95,8 +95,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.store_pairs(pairs, &mut lanes);
         codes::pack_pairs::<BITS>(&lanes, to);
     }
-    /// Asks the memory for the bytes [`AHEAD`] of here. A hint: it neither faults nor changes anything.
-    fn prefetch<T>(self, _here: &T) {}
+    /// Asks the memory for the bytes [`AHEAD`] of here, or by as much further as `skips` says. A hint: it neither faults nor changes anything.
+    fn prefetch<T>(self, _here: &T, _skips: [usize; 2]) {}
     /// Asks the memory for this line, likewise.
     fn fetch<T>(self, _at: &T) {}
     /// The even elements and the odd ones.
@@ -145,8 +145,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
 }
 
-/// An instruction set with sums of four products of bytes.
-pub(crate) trait ByteProducts: Simd {
+/// An instruction set with sums of products of integers.
+pub(crate) trait IntegerProducts: Simd {
     /// Sixteen `i32` lanes.
     type I32: Copy;
     /// Four unsigned bytes in each of sixteen lanes.
@@ -157,6 +157,10 @@ pub(crate) trait ByteProducts: Simd {
     fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> Self::Bytes;
     /// `sum` and the four products of `x`, signed bytes, with each lane.
     fn dot_bytes(self, x: u32, w: Self::Bytes, sum: Self::I32) -> Self::I32;
+    /// The integers of a quad of a packed step, of which [`decode`](Simd::decode) gives the values.
+    fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [Self::Pairs; 2];
+    /// `sum` and the two products of `x`, signed integers of 16 bits, with each lane.
+    fn dot_integers(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32;
     fn float(self, x: Self::I32) -> Self::F32;
 }
 
@@ -180,11 +184,11 @@ cfg_select! {
     target_arch = "x86_64" => {
         /// The instruction set's lanes of 16 bits, where they are faster than those of 32.
         pub(crate) fn words(isa: Isa) -> Option<avx512bf16::Avx512Bf16> {
-            byte_products(isa)
+            integer_products(isa)
         }
 
-        /// The instruction set's products of bytes, where they are faster than those of pairs.
-        pub(crate) fn byte_products(isa: Isa) -> Option<avx512bf16::Avx512Bf16> {
+        /// The instruction set's products of integers, where they are faster than those of pairs.
+        pub(crate) fn integer_products(isa: Isa) -> Option<avx512bf16::Avx512Bf16> {
             match isa {
                 Isa::Avx512Bf16 | Isa::Amx => Some(avx512bf16()),
                 _ => None,
@@ -198,7 +202,7 @@ cfg_select! {
         }
 
         /// None: here products of pairs are as fast.
-        pub(crate) fn byte_products(_: Isa) -> Option<scalar::Scalar> {
+        pub(crate) fn integer_products(_: Isa) -> Option<scalar::Scalar> {
             None
         }
     }

@@ -106,7 +106,7 @@ impl Simd for Neon {
         let quarters: &[[u8; 16]] = step.as_chunks().0;
         // SAFETY: AArch64 has NEON; 64 bytes are loaded from tables of 128 and 16 from 16.
         unsafe {
-            let (low, high) = (vld1q_u8_x4(table.low.as_ptr()), vld1q_u8_x4(table.high.as_ptr()));
+            let (low, high) = (vld1q_u8_x4(table.halves.low.as_ptr()), vld1q_u8_x4(table.halves.high.as_ptr()));
             let load = |bytes: usize, quarter: usize| vld1q_u8(quarters[4 * bytes + quarter].as_ptr());
             let codes = |quarter| match BITS {
                 4 if quad.is_multiple_of(2) => vandq_u8(load(quad / 2, quarter), vdupq_n_u8(15)),

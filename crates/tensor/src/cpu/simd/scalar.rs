@@ -2,8 +2,9 @@ use std::array::from_fn;
 
 use microscale_formats::E8M0;
 
+use super::codes::PairTable;
 use super::codes::{self, CodeTable};
-use super::{ByteProducts, LANES, Simd, Words};
+use super::{IntegerProducts, LANES, Simd, Words};
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -113,7 +114,7 @@ impl Simd for Scalar {
     }
 }
 
-impl ByteProducts for Scalar {
+impl IntegerProducts for Scalar {
     type I32 = [i32; LANES];
     type Bytes = [[u8; 4]; LANES];
 
@@ -127,6 +128,20 @@ impl ByteProducts for Scalar {
     fn dot_bytes(self, x: u32, w: Self::Bytes, sum: Self::I32) -> Self::I32 {
         let x = x.to_le_bytes().map(|x| i32::from(x as i8));
         from_fn(|i| (0..4).fold(sum[i], |sum, k| sum + x[k] * i32::from(w[i][k])))
+    }
+    fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
+        let integer = |output, k| {
+            let code = usize::from(codes::code::<BITS>(step, quad, codes::position(output, k)));
+            u32::from(u16::from_le_bytes([table.low[code], table.high[code]]))
+        };
+        from_fn(|pair| from_fn(|output| integer(output, 2 * pair) | integer(output, 2 * pair + 1) << 16))
+    }
+    fn dot_integers(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32 {
+        let halves = |pair: u32| [pair as i16, (pair >> 16) as i16].map(i32::from);
+        from_fn(|i| {
+            let ([a, b], [c, d]) = (halves(x), halves(w[i]));
+            sum[i] + a * c + b * d
+        })
     }
     fn float(self, x: Self::I32) -> Self::F32 {
         x.map(|x| x as f32)

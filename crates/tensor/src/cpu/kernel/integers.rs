@@ -1,0 +1,76 @@
+//! The elements of a step as whole numbers of the largest power of two that divides them all: sums of their products are
+//! exact in any order as long as norms are moderate ([`limit`](super::extent::limit)).
+
+use microscale_formats::ElementFormat;
+
+use super::extent::{ROUND_UP, ratio, unit};
+use super::sides::{StepBytes, StepIntegers};
+use crate::cpu::simd::codes::BYTE_BIAS;
+use crate::cpu::simd::{LANES, Simd};
+
+/// Adding it leaves a whole number below 2^22 in the low bits, in two's complement.
+const SHIFT: f32 = 3.0 * (1 << 22) as f32;
+const LOW: u32 = (1 << 22) - 1;
+
+/// Whether all elements of a format are, in its smallest magnitude, integers that can be taken apart here.
+pub(super) fn are_moderate(element: ElementFormat) -> bool {
+    ratio(element) < (1 << 22) as f32
+}
+
+/// A step of elements of a format that is [moderate](are_moderate).
+pub(super) struct Integers<S: Simd> {
+    /// In units of the format's smallest magnitude.
+    even: S::F32,
+    odd: S::F32,
+    /// Of all of them, a power of two.
+    divisor: f32,
+}
+
+impl<S: Simd> Integers<S> {
+    /// Of elements that are multiples of `1 / units`.
+    #[inline(always)]
+    pub(super) fn new(simd: S, elements: S::Pairs, units: f32) -> Self {
+        let units = simd.splat(units);
+        let [even, odd] = simd.floats(elements);
+        let (even, odd) = (simd.mul(even, units), simd.mul(odd, units));
+        let all = simd.bit_or(simd.or(low_bits(simd, even), low_bits(simd, odd))) & LOW;
+        Integers { even, odd, divisor: (all & all.wrapping_neg()).max(1) as f32 }
+    }
+
+    /// Their Euclidean norm over the divisor, or a little more.
+    #[inline(always)]
+    pub(super) fn norm(&self, simd: S) -> f32 {
+        let squares = simd.total(simd.fma(self.even, self.even, simd.mul(self.odd, self.odd)));
+        squares.sqrt() * ROUND_UP / self.divisor
+    }
+
+    /// In signed integers of 16 bits.
+    #[inline(always)]
+    pub(super) fn step(&self, simd: S, element: ElementFormat) -> StepIntegers {
+        let scale = simd.splat(1.0 / self.divisor);
+        let even = simd.and(low_bits(simd, simd.mul(self.even, scale)), simd.splat_pairs(0xFFFF));
+        let odd = simd.shift_left(low_bits(simd, simd.mul(self.odd, scale)), 16);
+        let mut pairs = [0; LANES];
+        simd.store_pairs(simd.or(even, odd), &mut pairs);
+        StepIntegers { pairs, unit: unit(element) * self.divisor, norm: self.norm(simd) }
+    }
+}
+
+#[inline(always)]
+fn low_bits<S: Simd>(simd: S, x: S::F32) -> S::Pairs {
+    simd.bits(simd.add(x, simd.splat(SHIFT)))
+}
+
+/// Elements that are whole numbers of `1 / units`, each below 128, as bytes.
+pub(super) fn step_bytes(lanes: &[u32; LANES], units: f32) -> StepBytes {
+    let mut bytes = StepBytes::default();
+    let mut sum = 0;
+    for (quad, pairs) in bytes.quads.iter_mut().zip(lanes.as_chunks::<2>().0) {
+        let elements = pairs.map(|pair| [pair << 16, pair & 0xFFFF_0000].map(|x| (f32::from_bits(x) * units) as i32));
+        sum += elements.as_flattened().iter().sum::<i32>();
+        let [[a, b], [c, d]] = elements;
+        *quad = u32::from_le_bytes([a, b, c, d].map(|x| x as u8));
+    }
+    bytes.start = -BYTE_BIAS * sum;
+    bytes
+}
