@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use support::{Folder, succeeds};
-use wide::Wide;
+use wide::{Wide, largest};
 
 const TOKENS: usize = 32;
 
@@ -34,11 +34,11 @@ fn model(recipe: &str) -> Llama<Cpu> {
 
 /// The largest logit's index (of equals the first), and how far it is above the second, in steps of bf16 at the largest.
 fn most_likely(logits: &[bf16]) -> (u32, f32) {
-    let value = |i: usize| logits[i].to_f32();
-    let best = (0..logits.len()).rev().max_by(|&a, &b| value(a).total_cmp(&value(b))).unwrap();
-    let second = (0..logits.len()).filter(|&i| i != best).map(value).fold(f32::NEG_INFINITY, f32::max);
-    let binade = f32::from_bits(value(best).to_bits() & 0x7F80_0000);
-    (best as u32, (value(best) - second) / (binade / 128.0))
+    let logits: Vec<f32> = logits.iter().map(|x| x.to_f32()).collect();
+    let best = largest(&logits);
+    let second = (0..logits.len()).filter(|&i| i != best).map(|i| logits[i]).fold(f32::NEG_INFINITY, f32::max);
+    let binade = f32::from_bits(logits[best].to_bits() & 0x7F80_0000);
+    (best as u32, (logits[best] - second) / (binade / 128.0))
 }
 
 /// The golden's prompts as tokens: the first of two tasks, as they are asked there, one task after the other.

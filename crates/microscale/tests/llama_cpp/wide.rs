@@ -87,8 +87,7 @@ impl Wide {
         for position in 0..prompt.len() + count - 1 {
             let logits = self.step(&mut cache, tokens[position], position);
             if position + 1 == tokens.len() {
-                let best = (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
-                tokens.push(best as u32);
+                tokens.push(largest(&logits) as u32);
             }
         }
         tokens.split_off(prompt.len())
@@ -145,6 +144,11 @@ impl Wide {
         }
         out
     }
+}
+
+/// The index of the largest number, of equals the first.
+pub(crate) fn largest(x: &[f32]) -> usize {
+    (0..x.len()).rev().max_by(|&a, &b| x[a].total_cmp(&x[b])).unwrap()
 }
 
 fn exp(x: f32) -> f32 {

@@ -75,7 +75,7 @@ fn sum<S: Simd>(simd: S, lines: &[[u8; LINE]], streams: usize) -> u64 {
     for i in 0..length {
         for stream in 0..streams {
             let line = &lines[stream * length + i];
-            simd.prefetch(line, [0; 2]);
+            simd.prefetch(line);
             let words = line.as_chunks::<8>().0;
             for (sum, word) in sums.iter_mut().zip(words) {
                 *sum = sum.wrapping_add(u64::from_le_bytes(*word));

@@ -53,7 +53,7 @@ impl Operand {
                 dispatch!(isa, simd => {
                     to.fill(simd, ([some, stride], k), (format, other), #[inline(always)] |r, step| {
                         let values = step_of(x.row(tile * TILE + r), step);
-                        simd.prefetch(&values[0], [0; 2]);
+                        simd.prefetch(&values[0]);
                         pairs_of(values)
                     });
                 });
@@ -207,6 +207,8 @@ impl Tile {
         self.lanes.clear();
         self.powers.clear();
         self.norms.clear();
+        self.bytes.clear();
+        self.integers.clear();
     }
 
     pub(in crate::cpu) fn view(&self, format: Option<BlockFormat>) -> XTile<'_> {

@@ -97,7 +97,7 @@ impl Quantizer {
     ) {
         let blocks = row.iter().zip(codes.chunks_exact_mut(BLOCK * BITS / 8));
         for ((block, to), scale) in blocks.zip(scales) {
-            simd.prefetch(block, [0; 2]);
+            simd.prefetch(block);
             *scale = self.encode_block::<_, T, BITS>(simd, block, to);
         }
     }

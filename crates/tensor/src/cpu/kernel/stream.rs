@@ -4,17 +4,18 @@
 
 #![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
 
-use std::ops::Range;
+mod codes;
 
 use half::bf16;
 use rayon::prelude::*;
 
 use super::linear::{FEW, Product, finish};
-use super::panels::{GROUP, Packed, PanelScales, step_codes};
+use super::panels::GROUP;
 use super::sides::{PANEL, STEP};
 use crate::Matrix;
 use crate::cpu::simd::codes::QUADS;
-use crate::cpu::simd::{AHEAD, IntegerProducts, Isa, LANES, Simd, dispatch, integer_products};
+use crate::cpu::simd::{IntegerProducts, Isa, LANES, Simd, dispatch, integer_products};
+use codes::{Bytes, Codes, Pairs, Words};
 
 /// Panels that one row streams through at a time.
 const STREAMS: usize = GROUP;
@@ -97,9 +98,9 @@ impl Product<'_> {
     fn stream<S: Simd>(&self, simd: S, first: usize, columns: &mut [[bf16; PANEL]]) {
         match self.w.as_packed().map(|p| p.bits) {
             None => self.rows(first, columns, Plain { simd, product: self }),
-            Some(4) => self.rows(first, columns, Codes(Pairs::<S, 4> { simd, product: self })),
-            Some(6) => self.rows(first, columns, Codes(Pairs::<S, 6> { simd, product: self })),
-            Some(_) => self.rows(first, columns, Codes(Pairs::<S, 8> { simd, product: self })),
+            Some(4) => self.rows(first, columns, Codes::<_, _, 4> { simd, product: self, kind: Pairs }),
+            Some(6) => self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Pairs }),
+            Some(_) => self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind: Pairs }),
         }
     }
 
@@ -113,11 +114,17 @@ impl Product<'_> {
         columns: &mut [[bf16; PANEL]],
     ) {
         match (integers, self.w.as_packed().map(|p| p.bits)) {
-            (Integers::Bytes, Some(4)) => self.rows(first, columns, Codes(Bytes::<S, 4> { simd, product: self })),
-            (Integers::Bytes, Some(6)) => self.rows(first, columns, Codes(Bytes::<S, 6> { simd, product: self })),
-            (Integers::Bytes, _) => self.rows(first, columns, Codes(Bytes::<S, 8> { simd, product: self })),
-            (Integers::Words, Some(4)) => self.rows(first, columns, Codes(Words::<S, 4> { simd, product: self })),
-            (Integers::Words, _) => self.rows(first, columns, Codes(Words::<S, 6> { simd, product: self })),
+            (Integers::Bytes, Some(4)) => {
+                self.rows(first, columns, Codes::<_, _, 4> { simd, product: self, kind: Bytes })
+            }
+            (Integers::Bytes, Some(6)) => {
+                self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Bytes })
+            }
+            (Integers::Bytes, _) => self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind: Bytes }),
+            (Integers::Words, Some(4)) => {
+                self.rows(first, columns, Codes::<_, _, 4> { simd, product: self, kind: Words })
+            }
+            (Integers::Words, _) => self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Words }),
         }
     }
 
@@ -224,256 +231,6 @@ impl<S: Simd> Way for Plain<'_, S> {
     }
 }
 
-/// A way through packed codes.
-struct Codes<C>(C);
-
-/// What a way through codes does with a chunk.
-trait Chunks {
-    type Simd: Simd;
-    fn simd(&self) -> Self::Simd;
-    fn product(&self) -> &Product<'_>;
-    /// Adds the products of elements `chunk` of `R` rows and of `P` panels of these codes and scales to the totals.
-    fn add<const R: usize, const P: usize>(
-        &self,
-        packed: &Packed,
-        chunk: Range<usize>,
-        panels: (&[&[u8]; P], &[PanelScales<'_>; P]),
-        totals: &mut [[<Self::Simd as Simd>::F32; P]; R],
-    );
-}
-
-impl<C: Chunks> Way for Codes<C> {
-    type Simd = C::Simd;
-    #[inline(always)]
-    fn simd(&self) -> C::Simd {
-        self.0.simd()
-    }
-    #[inline(always)]
-    fn totals<const R: usize, const P: usize>(&self, first: usize) -> [[[f32; PANEL]; P]; R] {
-        let (simd, product) = (self.0.simd(), self.0.product());
-        let packed = product.w.as_packed().expect("the way through codes is taken for packed weights");
-        let (mut codes, mut scales): ([&[u8]; P], _) = ([&[]; P], [packed.scales(first); P]);
-        for p in 0..P {
-            (codes[p], scales[p]) = (packed.codes(first + p), packed.scales(first + p));
-        }
-        let mut totals = [[simd.splat(0.0); P]; R];
-        for start in (0..product.k).step_by(product.chunk) {
-            let chunk = start..(start + product.chunk).min(product.k);
-            self.0.add(packed, chunk, (&codes, &scales), &mut totals);
-        }
-        lanes(simd, &totals)
-    }
-}
-
-/// Codes of `BITS` bits to pairs of bf16.
-struct Pairs<'a, S, const BITS: usize> {
-    simd: S,
-    product: &'a Product<'a>,
-}
-
-impl<S: Simd, const BITS: usize> Chunks for Pairs<'_, S, BITS> {
-    type Simd = S;
-    #[inline(always)]
-    fn simd(&self) -> S {
-        self.simd
-    }
-    #[inline(always)]
-    fn product(&self) -> &Product<'_> {
-        self.product
-    }
-    #[inline(always)]
-    fn add<const R: usize, const P: usize>(
-        &self,
-        packed: &Packed,
-        chunk: Range<usize>,
-        (codes, scales): (&[&[u8]; P], &[PanelScales<'_>; P]),
-        totals: &mut [[S::F32; P]; R],
-    ) {
-        let simd = self.simd;
-        let x = &self.product.tiles[0].0;
-        let mut sums = [[simd.splat(0.0); P]; R];
-        for step in chunk.start / STEP..chunk.end.div_ceil(STEP) {
-            let rows = x.rows::<R>(step);
-            let here = step_of_each::<BITS, P>(codes, step);
-            let skips = skips::<P>(codes, here);
-            for quad in 0..QUADS {
-                for p in 0..P {
-                    prefetch(simd, here[p], quad, skips);
-                    let w = simd.decode::<BITS>(&packed.table, here[p], quad);
-                    add_quad(simd, &rows, w, quad, (&mut sums, p));
-                }
-            }
-        }
-        let powers = powers(simd, scales, chunk.start / packed.block_size);
-        add_scaled(
-            simd,
-            &sums,
-            totals,
-            #[inline(always)]
-            |r, p| simd.mul(powers[p], simd.splat(x.power(chunk.start, r))),
-        );
-    }
-}
-
-/// Codes of `BITS` bits to bytes. A chunk is a step.
-struct Bytes<'a, S, const BITS: usize> {
-    simd: S,
-    product: &'a Product<'a>,
-}
-
-impl<S: IntegerProducts, const BITS: usize> Chunks for Bytes<'_, S, BITS> {
-    type Simd = S;
-    #[inline(always)]
-    fn simd(&self) -> S {
-        self.simd
-    }
-    #[inline(always)]
-    fn product(&self) -> &Product<'_> {
-        self.product
-    }
-    #[inline(always)]
-    fn add<const R: usize, const P: usize>(
-        &self,
-        packed: &Packed,
-        chunk: Range<usize>,
-        (codes, scales): (&[&[u8]; P], &[PanelScales<'_>; P]),
-        totals: &mut [[S::F32; P]; R],
-    ) {
-        let (simd, step) = (self.simd, chunk.start / STEP);
-        let x = &self.product.tiles[0].0;
-        let table = packed.table.bytes.as_ref().expect("the way through bytes is taken where there are some");
-        let rows = &x.bytes[step * R..][..R];
-        let mut sums = [[simd.start(0); P]; R];
-        for r in 0..R {
-            sums[r] = [simd.start(rows[r].start); P];
-        }
-        let here = step_of_each::<BITS, P>(codes, step);
-        let skips = skips::<P>(codes, here);
-        for quad in 0..QUADS {
-            for p in 0..P {
-                prefetch(simd, here[p], quad, skips);
-                let w = simd.bytes::<BITS>(table, here[p], quad);
-                for r in 0..R {
-                    sums[r][p] = simd.dot_bytes(rows[r].quads[quad], w, sums[r][p]);
-                }
-            }
-        }
-        let powers = powers(simd, scales, chunk.start / packed.block_size);
-        // Both sides' bytes are multiples of their formats' units.
-        let unit = x.unit * packed.unit;
-        add_integers(
-            simd,
-            &sums,
-            &powers,
-            totals,
-            #[inline(always)]
-            |r| x.power(chunk.start, r) * unit,
-        );
-    }
-}
-
-/// Codes of `BITS` bits to words, in steps where the sums are exact; in others to pairs of bf16. A chunk is a step.
-struct Words<'a, S, const BITS: usize> {
-    simd: S,
-    product: &'a Product<'a>,
-}
-
-impl<S: IntegerProducts, const BITS: usize> Chunks for Words<'_, S, BITS> {
-    type Simd = S;
-    #[inline(always)]
-    fn simd(&self) -> S {
-        self.simd
-    }
-    #[inline(always)]
-    fn product(&self) -> &Product<'_> {
-        self.product
-    }
-    #[inline(always)]
-    fn add<const R: usize, const P: usize>(
-        &self,
-        packed: &Packed,
-        chunk: Range<usize>,
-        (codes, scales): (&[&[u8]; P], &[PanelScales<'_>; P]),
-        totals: &mut [[S::F32; P]; R],
-    ) {
-        let (simd, step) = (self.simd, chunk.start / STEP);
-        let x = &self.product.tiles[0].0;
-        let rows = &x.integers[step * R..][..R];
-        let mut largest = 0f32;
-        for r in 0..R {
-            largest = largest.max(rows[r].norm);
-        }
-        // No integer is larger than the norm of all.
-        if largest > packed.limit.min(f32::from(i16::MAX)) {
-            return Pairs::<S, BITS> { simd, product: self.product }.add(packed, chunk, (codes, scales), totals);
-        }
-        let table = packed.table.integers.as_ref().expect("the way through words is taken where there are some");
-        let mut sums = [[simd.start(0); P]; R];
-        let here = step_of_each::<BITS, P>(codes, step);
-        let skips = skips::<P>(codes, here);
-        for quad in 0..QUADS {
-            for p in 0..P {
-                prefetch(simd, here[p], quad, skips);
-                let w = simd.integers::<BITS>(table, here[p], quad);
-                for r in 0..R {
-                    let sum = simd.dot_integers(rows[r].pairs[2 * quad], w[0], sums[r][p]);
-                    sums[r][p] = simd.dot_integers(rows[r].pairs[2 * quad + 1], w[1], sum);
-                }
-            }
-        }
-        let powers = powers(simd, scales, chunk.start / packed.block_size);
-        add_integers(
-            simd,
-            &sums,
-            &powers,
-            totals,
-            #[inline(always)]
-            |r| x.power(chunk.start, r) * (rows[r].unit * packed.unit),
-        );
-    }
-}
-
-/// The codes of a step of some panels.
-#[inline(always)]
-fn step_of_each<'a, const BITS: usize, const P: usize>(codes: &[&'a [u8]; P], step: usize) -> [&'a [u8]; P] {
-    let mut here = *codes;
-    for codes in &mut here {
-        *codes = step_codes::<BITS>(codes, step);
-    }
-    here
-}
-
-/// Asks for the line of a step that belongs to quad `quad`, if there is one.
-#[inline(always)]
-fn prefetch<S: Simd>(simd: S, step: &[u8], quad: usize, skips: [usize; 2]) {
-    if let Some(line) = step.as_chunks::<64>().0.get(quad) {
-        simd.prefetch(line, skips);
-    }
-}
-
-/// What lies between the end of a panel and what is read after it, the same panel of the next group, where the lines that are
-/// asked for in the step `here` are beyond that end.
-#[inline(always)]
-fn skips<const P: usize>(codes: &[&[u8]; P], here: [&[u8]; P]) -> [usize; 2] {
-    let left = codes[0].len() - (here[0].as_ptr().addr() - codes[0].as_ptr().addr());
-    AHEAD.map(
-        #[inline(always)]
-        |ahead| if left > ahead { 0 } else { (P - 1) * codes[0].len() },
-    )
-}
-
-/// The scales of a block.
-#[inline(always)]
-fn powers<S: Simd, const P: usize>(simd: S, scales: &[PanelScales<'_>; P], block: usize) -> [S::F32; P] {
-    const { assert!(P == 1 || P == GROUP) };
-    simd.prefetch(scales[0].block(block), [0; 2]);
-    let mut powers = [simd.splat(1.0); P];
-    for p in 0..P {
-        powers[p] = simd.powers(scales[p].block(block));
-    }
-    powers
-}
-
 /// Adds two pairs of panel `p` to the sums of all rows.
 #[inline(always)]
 fn add_quad<S: Simd, const R: usize, const P: usize>(
@@ -500,23 +257,6 @@ fn add_scaled<S: Simd, const R: usize, const P: usize>(
     for r in 0..R {
         for p in 0..P {
             totals[r][p] = simd.fma(sums[r][p], power(r, p), totals[r][p]);
-        }
-    }
-}
-
-/// Adds the exact sums of a step to the totals, those of row r times `power(r)` and the panel's scale.
-#[inline(always)]
-fn add_integers<S: IntegerProducts, const R: usize, const P: usize>(
-    simd: S,
-    sums: &[[S::I32; P]; R],
-    powers: &[S::F32; P],
-    totals: &mut [[S::F32; P]; R],
-    power: impl Fn(usize) -> f32,
-) {
-    for r in 0..R {
-        let x = simd.splat(power(r));
-        for p in 0..P {
-            totals[r][p] = simd.fma(simd.float(sums[r][p]), simd.mul(powers[p], x), totals[r][p]);
         }
     }
 }

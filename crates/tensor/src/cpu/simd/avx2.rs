@@ -17,9 +17,9 @@ impl Avx2 {
     }
 }
 
-/// What [`Simd::prefetch`] does on all of these machines.
+/// What [`Simd::prefetch_past`] does on all of these machines.
 #[inline(always)]
-pub(super) fn prefetch<T>(here: &T, skips: [usize; 2]) {
+pub(super) fn prefetch_past<T>(here: &T, skips: [usize; 2]) {
     let here = std::ptr::from_ref(here).cast::<i8>();
     // SAFETY: a prefetch of any address is harmless.
     unsafe {
@@ -157,8 +157,8 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
     }
     #[inline(always)]
-    fn prefetch<T>(self, here: &T, skips: [usize; 2]) {
-        prefetch(here, skips);
+    fn prefetch_past<T>(self, here: &T, skips: [usize; 2]) {
+        prefetch_past(here, skips);
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {

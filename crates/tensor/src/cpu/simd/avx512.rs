@@ -6,7 +6,7 @@ use half::bf16;
 use microscale_formats::E8M0;
 
 use super::codes::CodeTable;
-use super::avx2::prefetch;
+use super::avx2::prefetch_past;
 use super::{LANES, Simd};
 
 /// Proof of AVX-512 F, BW, DQ and VL.
@@ -111,8 +111,8 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
     }
     #[inline(always)]
-    fn prefetch<T>(self, here: &T, skips: [usize; 2]) {
-        prefetch(here, skips);
+    fn prefetch_past<T>(self, here: &T, skips: [usize; 2]) {
+        prefetch_past(here, skips);
     }
     #[inline(always)]
     fn largest(self, x: __m512i) -> u32 {

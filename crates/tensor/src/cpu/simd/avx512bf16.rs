@@ -249,8 +249,8 @@ impl Simd for Avx512Bf16 {
         self.0.fetch(at);
     }
     #[inline(always)]
-    fn prefetch<T>(self, here: &T, skips: [usize; 2]) {
-        self.0.prefetch(here, skips);
+    fn prefetch_past<T>(self, here: &T, skips: [usize; 2]) {
+        self.0.prefetch_past(here, skips);
     }
     #[inline(always)]
     fn above(self, x: &[f32; LANES], limit: f32) -> u16 {

@@ -95,8 +95,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.store_pairs(pairs, &mut lanes);
         codes::pack_pairs::<BITS>(&lanes, to);
     }
-    /// Asks the memory for the bytes [`AHEAD`] of here, or by as much further as `skips` says. A hint: it neither faults nor changes anything.
-    fn prefetch<T>(self, _here: &T, _skips: [usize; 2]) {}
+    /// Asks the memory for the bytes [`AHEAD`] of here. A hint: it neither faults nor changes anything.
+    #[inline(always)]
+    fn prefetch<T>(self, here: &T) {
+        self.prefetch_past(here, [0; 2]);
+    }
+    /// The same of a stream that goes on as many bytes further.
+    fn prefetch_past<T>(self, _here: &T, _skips: [usize; 2]) {}
     /// Asks the memory for this line, likewise.
     fn fetch<T>(self, _at: &T) {}
     /// The even elements and the odd ones.

@@ -30,7 +30,7 @@ impl Quantizer {
         let own = *self;
         let blocks = row.iter().zip(codes.chunks_exact_mut(BLOCK * BITS / 8));
         for ((block, to), scale) in blocks.zip(scales) {
-            simd.prefetch(block, [0; 2]);
+            simd.prefetch(block);
             let Some(pairs) = T::pairs(block) else {
                 *scale = own.encode_block::<_, T, BITS>(simd, block, to);
                 continue;

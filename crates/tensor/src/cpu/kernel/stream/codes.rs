@@ -1,0 +1,251 @@
+//! The ways through packed codes: what these become before they are multiplied.
+
+#![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
+
+use std::ops::Range;
+
+use super::super::linear::Product;
+use super::super::panels::{GROUP, Packed, PanelScales, step_codes};
+use super::super::sides::{PANEL, STEP, XTile};
+use super::{Way, add_quad, add_scaled, lanes};
+use crate::cpu::simd::codes::QUADS;
+use crate::cpu::simd::{AHEAD, IntegerProducts, Simd};
+
+/// Through codes of `BITS` bits.
+pub(super) struct Codes<'a, S, K, const BITS: usize> {
+    pub(super) simd: S,
+    pub(super) product: &'a Product<'a>,
+    pub(super) kind: K,
+}
+
+/// What codes become.
+pub(super) trait Kind<S: Simd>: Copy {
+    /// Adds the products of elements `chunk` of `R` rows and `P` panels to the totals.
+    fn add<const BITS: usize, const R: usize, const P: usize>(
+        self,
+        simd: S,
+        sides: &Sides<'_, P>,
+        chunk: Range<usize>,
+        totals: &mut [[S::F32; P]; R],
+    );
+}
+
+/// A few rows and some panels.
+pub(super) struct Sides<'a, const P: usize> {
+    x: &'a XTile<'a>,
+    packed: &'a Packed,
+    codes: [&'a [u8]; P],
+    scales: [PanelScales<'a>; P],
+}
+
+/// Pairs of bf16.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs;
+
+/// Integers of 8 bits. A chunk is a step.
+#[derive(Clone, Copy)]
+pub(super) struct Bytes;
+
+/// Integers of 16 bits in steps where the sums are exact, pairs of bf16 in others. A chunk is a step.
+#[derive(Clone, Copy)]
+pub(super) struct Words;
+
+impl<S: Simd, K: Kind<S>, const BITS: usize> Way for Codes<'_, S, K, BITS> {
+    type Simd = S;
+    #[inline(always)]
+    fn simd(&self) -> S {
+        self.simd
+    }
+    #[inline(always)]
+    fn totals<const R: usize, const P: usize>(&self, first: usize) -> [[[f32; PANEL]; P]; R] {
+        let (simd, product) = (self.simd, self.product);
+        let packed = product.w.as_packed().expect("the way through codes is taken for packed weights");
+        let x = &product.tiles[0].0;
+        let mut sides = Sides { x, packed, codes: [&[]; P], scales: [packed.scales(first); P] };
+        for p in 0..P {
+            (sides.codes[p], sides.scales[p]) = (packed.codes(first + p), packed.scales(first + p));
+        }
+        let mut totals = [[simd.splat(0.0); P]; R];
+        for start in (0..product.k).step_by(product.chunk) {
+            let chunk = start..(start + product.chunk).min(product.k);
+            self.kind.add::<BITS, R, P>(simd, &sides, chunk, &mut totals);
+        }
+        lanes(simd, &totals)
+    }
+}
+
+impl<S: Simd> Kind<S> for Pairs {
+    #[inline(always)]
+    fn add<const BITS: usize, const R: usize, const P: usize>(
+        self,
+        simd: S,
+        sides: &Sides<'_, P>,
+        chunk: Range<usize>,
+        totals: &mut [[S::F32; P]; R],
+    ) {
+        let &Sides { x, packed, .. } = sides;
+        let mut sums = [[simd.splat(0.0); P]; R];
+        for step in chunk.start / STEP..chunk.end.div_ceil(STEP) {
+            let rows = x.rows::<R>(step);
+            sides.quads::<S, BITS>(
+                simd,
+                step,
+                #[inline(always)]
+                |codes, quad, p| {
+                    let w = simd.decode::<BITS>(&packed.table, codes, quad);
+                    add_quad(simd, &rows, w, quad, (&mut sums, p));
+                },
+            );
+        }
+        let powers = sides.powers(simd, chunk.start);
+        add_scaled(
+            simd,
+            &sums,
+            totals,
+            #[inline(always)]
+            |r, p| simd.mul(powers[p], simd.splat(x.power(chunk.start, r))),
+        );
+    }
+}
+
+impl<S: IntegerProducts> Kind<S> for Bytes {
+    #[inline(always)]
+    fn add<const BITS: usize, const R: usize, const P: usize>(
+        self,
+        simd: S,
+        sides: &Sides<'_, P>,
+        chunk: Range<usize>,
+        totals: &mut [[S::F32; P]; R],
+    ) {
+        let (&Sides { x, packed, .. }, step) = (sides, chunk.start / STEP);
+        let table = packed.table.bytes.as_ref().expect("the way through bytes is taken where there are some");
+        let rows = &x.bytes[step * R..][..R];
+        let mut sums = [[simd.start(0); P]; R];
+        for r in 0..R {
+            sums[r] = [simd.start(rows[r].start); P];
+        }
+        sides.quads::<S, BITS>(
+            simd,
+            step,
+            #[inline(always)]
+            |codes, quad, p| {
+                let w = simd.bytes::<BITS>(table, codes, quad);
+                for r in 0..R {
+                    sums[r][p] = simd.dot_bytes(rows[r].quads[quad], w, sums[r][p]);
+                }
+            },
+        );
+        sides.add_integers(
+            simd,
+            chunk.start,
+            &sums,
+            #[inline(always)]
+            |_| x.unit,
+            totals,
+        );
+    }
+}
+
+impl<S: IntegerProducts> Kind<S> for Words {
+    #[inline(always)]
+    fn add<const BITS: usize, const R: usize, const P: usize>(
+        self,
+        simd: S,
+        sides: &Sides<'_, P>,
+        chunk: Range<usize>,
+        totals: &mut [[S::F32; P]; R],
+    ) {
+        let (&Sides { x, packed, .. }, step) = (sides, chunk.start / STEP);
+        let rows = &x.integers[step * R..][..R];
+        let mut largest = 0f32;
+        for r in 0..R {
+            largest = largest.max(rows[r].norm);
+        }
+        // No integer is larger than the norm of all.
+        if largest > packed.limit.min(f32::from(i16::MAX)) {
+            return Pairs.add::<BITS, R, P>(simd, sides, chunk, totals);
+        }
+        let table = packed.table.integers.as_ref().expect("the way through words is taken where there are some");
+        let mut sums = [[simd.start(0); P]; R];
+        sides.quads::<S, BITS>(
+            simd,
+            step,
+            #[inline(always)]
+            |codes, quad, p| {
+                let w = simd.integers::<BITS>(table, codes, quad);
+                for r in 0..R {
+                    let sum = simd.dot_integers(rows[r].pairs[2 * quad], w[0], sums[r][p]);
+                    sums[r][p] = simd.dot_integers(rows[r].pairs[2 * quad + 1], w[1], sum);
+                }
+            },
+        );
+        sides.add_integers(
+            simd,
+            chunk.start,
+            &sums,
+            #[inline(always)]
+            |r| rows[r].unit,
+            totals,
+        );
+    }
+}
+
+impl<const P: usize> Sides<'_, P> {
+    /// Calls `f(codes of the step, quad, panel)` for all quads of a step, the panels in turn, and asks for the lines that come
+    /// next.
+    #[inline(always)]
+    fn quads<S: Simd, const BITS: usize>(&self, simd: S, step: usize, mut f: impl FnMut(&[u8], usize, usize)) {
+        let mut here = self.codes;
+        for codes in &mut here {
+            *codes = step_codes::<BITS>(codes, step);
+        }
+        // After a panel the same one of the next group is read.
+        let length = self.codes[0].len();
+        let left = length - step * here[0].len();
+        let skips = AHEAD.map(
+            #[inline(always)]
+            |ahead| if left > ahead { 0 } else { (P - 1) * length },
+        );
+        for quad in 0..QUADS {
+            for p in 0..P {
+                if let Some(line) = here[p].as_chunks::<64>().0.get(quad) {
+                    simd.prefetch_past(line, skips);
+                }
+                f(here[p], quad, p);
+            }
+        }
+    }
+
+    /// The scales of the block that holds element `k`.
+    #[inline(always)]
+    fn powers<S: Simd>(&self, simd: S, k: usize) -> [S::F32; P] {
+        const { assert!(P == 1 || P == GROUP) };
+        let block = k / self.packed.block_size;
+        simd.prefetch(self.scales[0].block(block));
+        let mut powers = [simd.splat(1.0); P];
+        for p in 0..P {
+            powers[p] = simd.powers(self.scales[p].block(block));
+        }
+        powers
+    }
+
+    /// Adds the exact sums of the step that begins with element `k` to the totals; those of row r are in units of `unit(r)`
+    /// and of the weight's format.
+    #[inline(always)]
+    fn add_integers<S: IntegerProducts, const R: usize>(
+        &self,
+        simd: S,
+        k: usize,
+        sums: &[[S::I32; P]; R],
+        unit: impl Fn(usize) -> f32,
+        totals: &mut [[S::F32; P]; R],
+    ) {
+        let powers = self.powers(simd, k);
+        for r in 0..R {
+            let x = simd.splat(self.x.power(k, r) * (unit(r) * self.packed.unit));
+            for p in 0..P {
+                totals[r][p] = simd.fma(simd.float(sums[r][p]), simd.mul(powers[p], x), totals[r][p]);
+            }
+        }
+    }
+}
