@@ -9,7 +9,7 @@ use super::bf16::{round, rounded};
 use super::cache::{Cache, Head, Values};
 use super::extent::{Extent, ratio};
 use super::linear::FEW;
-use super::operand::{Tile, pairs_of, pairs_of_floats, step_of};
+use super::operand::{Tile, Uses, pairs_of, pairs_of_floats, step_of};
 use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::rows::softmax;
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
@@ -155,7 +155,7 @@ impl Task<'_> {
             w.queries.fill(
                 simd,
                 ([rows, TILE], dim),
-                (self.a.query, ratio_in_tiles(configured.as_ref(), self.head.keys.format)),
+                (self.a.query, uses_in_tiles(configured.as_ref(), self.head.keys.format)),
                 #[inline(always)]
                 |r, step| {
                     let head = self.kv_head * group + (first + r) % group;
@@ -190,16 +190,16 @@ impl Task<'_> {
         let seen = queries.tokens[1] + 1;
         let span = 0..product.even(keys.dim);
         let panels = seen.div_ceil(PANEL);
-        let (mut two, mut one) = ([[[0.0; PANEL]; 2]; TILE], [[[0.0; PANEL]; 1]; TILE]);
+        let (mut two, mut one) = (Totals::<2>::ZERO, Totals::<1>::ZERO);
         for first in (0..panels).step_by(2) {
             let rows = w.scores.chunks_exact_mut(w.stride).take(queries.rows);
             let at = first * PANEL;
             if first + 1 < panels {
                 product.of(simd, &[keys.panel(first), keys.panel(first + 1)], (span.clone(), queries.rows), &mut two);
-                rows.zip(&two).for_each(|(row, totals)| scores(totals.as_flattened(), self.root, &mut row[at..]));
+                rows.zip(&two.0).for_each(|(row, totals)| scores(totals.as_flattened(), self.root, &mut row[at..]));
             } else {
                 product.of(simd, &[keys.panel(first)], (span.clone(), queries.rows), &mut one);
-                rows.zip(&one).for_each(|(row, totals)| scores(totals.as_flattened(), self.root, &mut row[at..]));
+                rows.zip(&one.0).for_each(|(row, totals)| scores(totals.as_flattened(), self.root, &mut row[at..]));
             }
         }
         for (r, row) in w.scores.chunks_exact_mut(w.stride).take(queries.rows).enumerate() {
@@ -225,7 +225,7 @@ impl Task<'_> {
         weights.fill(
             simd,
             ([queries.rows, TILE], seen),
-            (self.a.weights, ratio_in_tiles(configured, values.format)),
+            (self.a.weights, uses_in_tiles(configured, values.format)),
             // Weights are zero past their token, up to the end of its step.
             #[inline(always)]
             |r, step| {
@@ -308,9 +308,9 @@ impl Task<'_> {
     }
 }
 
-/// The ratio of the elements of keys or values, where tiles may serve; else 0, as no sum has to be exact.
-fn ratio_in_tiles(configured: Option<&Configured>, format: Option<BlockFormat>) -> f32 {
-    configured.and(format).map_or(0.0, |f| ratio(f.element))
+/// What products with keys or values need: norms, where tiles may serve.
+fn uses_in_tiles(configured: Option<&Configured>, format: Option<BlockFormat>) -> Uses {
+    Uses { norms_beside: configured.and(format).map_or(0.0, |f| ratio(f.element)), ..Uses::default() }
 }
 
 /// Scores from products: rounded, over the root of the features, rounded.
@@ -373,7 +373,7 @@ impl Mix<'_> {
         let Mix { product, values, .. } = self;
         // Past the last token weights are zero.
         let whole = |end| if values.finite { product.even(end) } else { end };
-        let mut totals = [[[0.0; PANEL]; P]; TILE];
+        let mut totals = Totals::ZERO;
         let w = which.map(|p| values.panel(p));
         product.of(simd, &w, (0..whole(self.together), self.rows), &mut totals);
         for OwnBlock { rows, start, end, block } in self.own {
@@ -385,7 +385,7 @@ impl Mix<'_> {
                 multiply(simd, product.x, &w, order, (*start..end, rows.clone()), &mut totals);
             }
         }
-        for (to, totals) in out.chunks_exact_mut(dim).zip(&totals) {
+        for (to, totals) in out.chunks_exact_mut(dim).zip(&totals.0) {
             for (to, &total) in to[features.clone()].iter_mut().zip(totals.as_flattened()) {
                 *to = round(total);
             }
@@ -438,11 +438,11 @@ impl<'a> Product<'a> {
         (span, rows): (Range<usize>, usize),
         totals: &mut Totals<P>,
     ) {
-        totals[..rows].fill([[0.0; PANEL]; P]);
+        totals.0[..rows].fill([[0.0; PANEL]; P]);
         let mut rest = 0;
         if let Some(configured) = self.configured.filter(|_| rows > FEW) {
             rest = span.end / STEP * STEP;
-            totals[rows..].fill([[0.0; PANEL]; P]);
+            totals.0[rows..].fill([[0.0; PANEL]; P]);
             multiply_tiles((simd, configured), (self.x, &[]), w, 0..span.end / STEP, totals);
         }
         multiply(simd, self.x, w, self.order, (rest..span.end, 0..rows), totals);

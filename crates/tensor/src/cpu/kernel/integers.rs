@@ -3,7 +3,7 @@
 
 use microscale_formats::ElementFormat;
 
-use super::extent::{ROUND_UP, ratio, unit};
+use super::extent::{ROUND_UP, ratio};
 use super::sides::{StepBytes, StepIntegers};
 use crate::cpu::simd::codes::BYTE_BIAS;
 use crate::cpu::simd::{LANES, Simd};
@@ -46,13 +46,13 @@ impl<S: Simd> Integers<S> {
 
     /// In signed integers of 16 bits.
     #[inline(always)]
-    pub(super) fn step(&self, simd: S, element: ElementFormat) -> StepIntegers {
+    pub(super) fn step(&self, simd: S, unit: f32) -> StepIntegers {
         let scale = simd.splat(1.0 / self.divisor);
         let even = simd.and(low_bits(simd, simd.mul(self.even, scale)), simd.splat_pairs(0xFFFF));
         let odd = simd.shift_left(low_bits(simd, simd.mul(self.odd, scale)), 16);
         let mut pairs = [0; LANES];
         simd.store_pairs(simd.or(even, odd), &mut pairs);
-        StepIntegers { pairs, unit: unit(element) * self.divisor, norm: self.norm(simd) }
+        StepIntegers { pairs, unit: unit * self.divisor, norm: self.norm(simd) }
     }
 }
 
@@ -61,9 +61,10 @@ fn low_bits<S: Simd>(simd: S, x: S::F32) -> S::Pairs {
     simd.bits(simd.add(x, simd.splat(SHIFT)))
 }
 
-/// Elements that are whole numbers of `1 / units`, each below 128, as bytes.
-pub(super) fn step_bytes(lanes: &[u32; LANES], units: f32) -> StepBytes {
-    let mut bytes = StepBytes::default();
+/// Elements that are whole numbers of `1 / units`, each below 128, as bytes; with their scale.
+#[inline(always)]
+pub(super) fn step_bytes(lanes: &[u32; LANES], units: f32, scale: f32) -> StepBytes {
+    let mut bytes = StepBytes { unit: scale / units, ..StepBytes::default() };
     let mut sum = 0;
     for (quad, pairs) in bytes.quads.iter_mut().zip(lanes.as_chunks::<2>().0) {
         let elements = pairs.map(|pair| [pair << 16, pair & 0xFFFF_0000].map(|x| (f32::from_bits(x) * units) as i32));

@@ -5,13 +5,14 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
+use super::bytes::multiply_bytes;
 use super::operand::Operand;
 use super::panels::{Panels, Scratch};
 use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use super::stream;
 use crate::cpu::simd::tiles::{Configured, Tiles};
-use crate::cpu::simd::{Isa, Simd, dispatch};
+use crate::cpu::simd::{IntegerProducts, Isa, Simd, dispatch, integer_products};
 use crate::reference::PLAIN_CHUNK;
 use crate::{Linear, Matrix};
 
@@ -85,8 +86,17 @@ pub(super) struct Product<'a> {
     pub(super) tiles: Vec<(XTile<'a>, Order)>,
     pub(super) w: &'a Panels,
     bias: Option<&'a [bf16]>,
-    /// Matrix tiles, where the sums of most rows are exact.
-    exact: Option<Tiles>,
+    /// Where the sums of most rows are exact.
+    exact: Option<Exact>,
+}
+
+/// What products of many rows go through that adds in an order of its own.
+#[derive(Clone, Copy)]
+enum Exact {
+    /// Matrix tiles; rows whose sums may not be exact go another way.
+    Tiles(Tiles),
+    /// Integers of 8 bits.
+    Bytes,
 }
 
 impl<'a> Product<'a> {
@@ -96,8 +106,11 @@ impl<'a> Product<'a> {
         let chunk = [x.block_size(), w.block_size()].into_iter().flatten().min().unwrap_or(PLAIN_CHUNK);
         let tiles: Vec<_> = x.tiles().map(|tile| (tile, Order::new(chunk, tile.extent, w.extent))).collect();
         let ratio = w.as_packed().map_or(f32::INFINITY, |p| p.ratio);
-        let blocks = [x.block_size(), w.block_size()] == [Some(STEP); 2];
-        let exact = isa.tiles().filter(|_| ratio <= TILES_RATIO && blocks && x.rows > FEW);
+        let blocks = [x.block_size(), w.block_size()] == [Some(STEP); 2] && x.rows > FEW;
+        let tiles_serve = isa.tiles().filter(|_| ratio <= TILES_RATIO && blocks).map(Exact::Tiles);
+        let bytes = w.as_packed().is_some_and(|p| p.table.bytes.is_some())
+            && tiles.iter().all(|(x, order)| !x.bytes.is_empty() && order.is_fast());
+        let exact = tiles_serve.or((blocks && bytes).then_some(Exact::Bytes));
         Product { rows: x.rows, k: x.k, chunk, tiles, w, bias, exact }
     }
 
@@ -106,22 +119,64 @@ impl<'a> Product<'a> {
     }
 
     /// Some pairs of panels by all rows.
-    fn strip(&self, isa: Isa, pairs: Range<usize>, room: &mut Room, mut strip: Strip<'_>) {
-        let configured = self.exact.map(Tiles::configure);
-        let elements = if configured.is_some() { TILE_ELEMENTS } else { ELEMENTS };
-        dispatch!(isa, simd => for (block, tiles) in self.tiles.chunks(TILES).enumerate() {
+    fn strip(&self, isa: Isa, pairs: Range<usize>, room: &mut Room, strip: Strip<'_>) {
+        match self.exact {
+            Some(Exact::Bytes) => {
+                let simd = integer_products(isa).expect("bytes are only taken where there are products of integers");
+                simd.vectorize(
+                    #[inline(always)]
+                    || {
+                        self.strip_by(
+                            simd,
+                            ELEMENTS,
+                            pairs,
+                            room,
+                            strip,
+                            #[inline(always)]
+                            |tiles, span, room| {
+                                self.add_bytes(simd, tiles, span, room);
+                            },
+                        );
+                    },
+                );
+            }
+            exact => {
+                let configured = if let Some(Exact::Tiles(tiles)) = exact { Some(tiles.configure()) } else { None };
+                let elements = if configured.is_some() { TILE_ELEMENTS } else { ELEMENTS };
+                dispatch!(isa, simd => {
+                    self.strip_by(simd, elements, pairs, room, strip, #[inline(always)] |tiles, span, room| {
+                        self.add(simd, configured.as_ref(), tiles, span, room);
+                    });
+                });
+            }
+        }
+    }
+
+    /// Some pairs of panels by all rows; `add` adds the products of some pairs and elements with some tiles, which have so many
+    /// rows, to their totals.
+    #[inline(always)]
+    fn strip_by<S: Simd>(
+        &self,
+        simd: S,
+        elements: usize,
+        pairs: Range<usize>,
+        room: &mut Room,
+        mut strip: Strip<'_>,
+        add: impl Fn((&[(XTile<'_>, Order)], usize), (Range<usize>, Range<usize>), &mut Room),
+    ) {
+        for (block, tiles) in self.tiles.chunks(TILES).enumerate() {
             let rows = self.rows - block * TILES * TILE;
-            room.totals.resize(tiles.len() * pairs.len(), [[[0.0; PANEL]; 2]; TILE]);
+            room.totals.resize(tiles.len() * pairs.len(), Totals::ZERO);
             // Whole chunks and whole steps.
             let unit = if self.chunk.is_multiple_of(STEP) { self.chunk } else { self.chunk * STEP };
             for start in (0..self.k).step_by((elements / unit).max(1) * unit) {
                 let span = start..self.k.min(start + (elements / unit).max(1) * unit);
-                self.add(simd, configured.as_ref(), (tiles, rows), (pairs.clone(), span), room);
+                add((tiles, rows), (pairs.clone(), span), room);
             }
             let biases: Vec<_> = pairs.clone().map(|pair| [0, 1].map(|p| self.biases(2 * pair + p))).collect();
             for (r, row) in strip[block * TILES * TILE..].iter_mut().take(TILES * TILE).enumerate() {
                 for ((pair, to), biases) in row.chunks_mut(2 * PANEL).enumerate().zip(&biases) {
-                    let totals = &room.totals[pair * tiles.len() + r / TILE][r % TILE];
+                    let totals = &room.totals[pair * tiles.len() + r / TILE].0[r % TILE];
                     if to.len() == 2 * PANEL {
                         finish(simd, totals, biases, to.as_chunks_mut().0);
                     } else {
@@ -131,7 +186,12 @@ impl<'a> Product<'a> {
                     }
                 }
             }
-        });
+        }
+    }
+
+    /// Both panels of a pair. The last panel may stand alone: then it is computed twice.
+    fn both(&self, pair: usize) -> [usize; 2] {
+        [2 * pair, (2 * pair + 1).min(self.w.count() - 1)]
     }
 
     /// Adds the products of elements `span` of some tiles and pairs of panels to their totals, which begin with 0 where
@@ -146,12 +206,12 @@ impl<'a> Product<'a> {
         Room { decoded, totals }: &mut Room,
     ) {
         let steps = span.start / STEP..span.end.div_ceil(STEP);
-        // The last panel may stand alone: then it is computed twice.
-        let last = self.w.count() - 1;
+        let dequantized = configured.is_none() && self.w.can_be_dequantized();
         let mut w = Vec::with_capacity(pairs.len());
         for (pair, [first, second]) in pairs.clone().zip(decoded) {
-            let first = self.w.panel(simd, 2 * pair, steps.clone(), first);
-            w.push([first, self.w.panel(simd, last.min(2 * pair + 1), steps.clone(), second)]);
+            let both = self.both(pair);
+            let first = self.w.panel(simd, (both[0], dequantized), steps.clone(), first);
+            w.push([first, self.w.panel(simd, (both[1], dequantized), steps.clone(), second)]);
         }
         // What is small enough for a first-level cache goes on the inside: a tile of rows, or with little of k a pair of
         // panels.
@@ -163,7 +223,7 @@ impl<'a> Product<'a> {
                         continue;
                     }
                     let next = tiles.get(t + 1).and_then(|(x, _)| x.steps().get(steps.clone())).unwrap_or_default();
-                    for panel in totals.get(t + 1).map_or(&[][..], |totals| totals.as_flattened()) {
+                    for panel in totals.get(t + 1).map_or(&[][..], |totals| totals.0.as_flattened()) {
                         simd.fetch(panel);
                     }
                     multiply_tiles((simd, configured), (x, next), w, steps.clone(), &mut totals[t]);
@@ -174,6 +234,33 @@ impl<'a> Product<'a> {
                 for (w, totals) in w.iter().zip(totals.chunks_mut(tiles.len())) {
                     self.add_tile(simd, (tile, rows - t * TILE), w, span.clone(), &mut totals[t]);
                 }
+            }
+        }
+    }
+
+    /// The same through bytes.
+    #[inline(always)]
+    fn add_bytes<S: IntegerProducts>(
+        &self,
+        simd: S,
+        (tiles, rows): (&[(XTile<'_>, Order)], usize),
+        (pairs, span): (Range<usize>, Range<usize>),
+        Room { decoded, totals }: &mut Room,
+    ) {
+        let packed = self.w.as_packed().expect("bytes are taken of packed weights");
+        let steps = span.start / STEP..span.end.div_ceil(STEP);
+        let mut w = Vec::with_capacity(pairs.len());
+        for (pair, [first, second]) in pairs.zip(decoded) {
+            let both = self.both(pair);
+            let first = packed.byte_panel(simd, both[0], steps.clone(), first);
+            w.push([first, packed.byte_panel(simd, both[1], steps.clone(), second)]);
+        }
+        for (t, (x, _)) in tiles.iter().enumerate() {
+            for (w, totals) in w.iter().zip(totals.chunks_mut(tiles.len())) {
+                if span.start == 0 {
+                    totals[t] = Totals::ZERO;
+                }
+                multiply_bytes(simd, (x, rows - t * TILE), w, steps.clone(), &mut totals[t]);
             }
         }
     }
@@ -189,7 +276,7 @@ impl<'a> Product<'a> {
         totals: &mut Totals<2>,
     ) {
         if span.start == 0 {
-            *totals = [[[0.0; PANEL]; 2]; TILE];
+            *totals = Totals::ZERO;
         }
         let end = if self.chunk.is_multiple_of(2) { span.end.next_multiple_of(2) } else { span.end };
         multiply(simd, x, w, *order, (span.start..end, 0..TILE.min(rows)), totals);

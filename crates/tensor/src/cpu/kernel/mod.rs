@@ -2,6 +2,7 @@
 
 pub(super) mod attention;
 pub(super) mod bf16;
+mod bytes;
 pub(super) mod cache;
 mod extent;
 mod integers;

@@ -23,6 +23,17 @@ pub struct Operand {
     tiles: Vec<Tile>,
 }
 
+/// What products there will be, and so what they need.
+#[derive(Clone, Copy, Default)]
+pub(in crate::cpu) struct Uses {
+    /// Norms, if sums with others of this ratio may round.
+    pub(in crate::cpu) norms_beside: f32,
+    /// The elements as bytes, ...
+    pub(in crate::cpu) bytes: bool,
+    /// ... and as integers of 16 bits, where they can be taken for such.
+    pub(in crate::cpu) words: bool,
+}
+
 /// Up to sixteen rows of an operand.
 #[derive(Clone, Debug, Default)]
 pub(in crate::cpu) struct Tile {
@@ -41,28 +52,27 @@ pub(in crate::cpu) struct Tile {
 impl Operand {
     pub(in crate::cpu) fn new(isa: Isa, x: &Matrix, format: Option<BlockFormat>) -> Operand {
         let (rows, k) = (x.rows(), x.columns());
-        let other = if isa.tiles().is_some() && rows > FEW { TILES_RATIO } else { 0.0 };
-        let integers = integer_products(isa).filter(|_| rows <= FEW);
+        let few = rows <= FEW;
+        let integers = integer_products(isa).is_some();
+        let uses = Uses {
+            norms_beside: if isa.tiles().is_some() && !few { TILES_RATIO } else { 0.0 },
+            bytes: integers && (few || isa.tiles().is_none()),
+            words: integers && few,
+        };
         let tiles = (0..rows.div_ceil(TILE))
             .into_par_iter()
             .with_min_len((8192 / (k * TILE)).max(1))
             .map(|tile| {
                 let some = TILE.min(rows - tile * TILE);
-                let stride = if rows <= FEW { rows } else { TILE };
+                let stride = if few { rows } else { TILE };
                 let mut to = Tile::default();
                 dispatch!(isa, simd => {
-                    to.fill(simd, ([some, stride], k), (format, other), #[inline(always)] |r, step| {
+                    to.fill(simd, ([some, stride], k), (format, uses), #[inline(always)] |r, step| {
                         let values = step_of(x.row(tile * TILE + r), step);
                         simd.prefetch(&values[0]);
                         pairs_of(values)
                     });
                 });
-                if let (Some(simd), Some(format)) = (integers, format) {
-                    simd.vectorize(
-                        #[inline(always)]
-                        || to.fill_integers(simd, format),
-                    );
-                }
                 to
             })
             .collect();
@@ -81,13 +91,13 @@ impl Operand {
 impl Tile {
     /// Quantizes rows of `k` elements along k, or takes them as they are, in place of what was there; `pairs(r, step)` are
     /// those of a step of row r, zero beyond k. There is room for `stride` rows, of which those beyond `rows` become
-    /// zero. There are norms if sums with others of the ratio `other` may round.
+    /// zero.
     #[inline(always)]
     pub(in crate::cpu) fn fill<S: Simd>(
         &mut self,
         simd: S,
         ([rows, stride], k): ([usize; 2], usize),
-        (format, other): (Option<BlockFormat>, f32),
+        (format, uses): (Option<BlockFormat>, Uses),
         pairs: impl Fn(usize, usize) -> [u32; LANES],
     ) {
         let steps = k.div_ceil(STEP);
@@ -109,7 +119,7 @@ impl Tile {
             }
             Some(format) if format.block_size == STEP => {
                 let quantizer = Quantizer::new(format);
-                let checked = !always_exact(ratio(format.element), other);
+                let checked = !always_exact(ratio(format.element), uses.norms_beside);
                 for step in 0..steps {
                     let (mut powers, mut norms) = ([1.0; TILE], [0.0; TILE]);
                     for r in 0..rows {
@@ -130,12 +140,16 @@ impl Tile {
                 }
                 let extent = Extent::of_scales(format.element, &self.powers);
                 self.extent = Some(extent);
+                self.fill_integers(simd, format, uses);
                 if let Some(extent) = extent.dequantized().filter(|_| stride == TILE) {
                     self.dequantize(simd, rows);
                     self.extent = Some(extent);
                 }
             }
-            Some(format) => self.fill_blocks(simd, (rows, k), format, pairs),
+            Some(format) => {
+                self.fill_blocks(simd, (rows, k), format, pairs);
+                self.fill_integers(simd, format, Uses { words: false, ..uses });
+            }
         }
     }
 
@@ -185,17 +199,25 @@ impl Tile {
         self.extent = Some(Extent::of_scales(format.element, &self.powers));
     }
 
-    /// Takes the elements of few rows for integers, where products of those are faster.
+    /// Takes the elements, not yet scaled, for integers.
     #[inline(always)]
-    fn fill_integers<S: Simd>(&mut self, simd: S, format: BlockFormat) {
-        let units = 1.0 / unit(format.element);
-        if is_small_integer(format.element) {
-            self.bytes.extend(self.lanes.iter().map(|lanes| step_bytes(&lanes.0, units)));
+    fn fill_integers<S: Simd>(&mut self, simd: S, format: BlockFormat, uses: Uses) {
+        let unit = unit(format.element);
+        let bytes = uses.bytes && is_small_integer(format.element);
+        let words = uses.words && are_moderate(format.element);
+        if !bytes && !words {
+            return;
         }
-        if format.block_size == STEP && are_moderate(format.element) {
-            for lanes in &self.lanes {
-                let integers = Integers::new(simd, simd.load_pairs(&lanes.0), units);
-                self.integers.push(integers.step(simd, format.element));
+        for (step, rows) in self.lanes.chunks_exact(self.stride).enumerate() {
+            let powers = &self.powers[step * STEP / format.block_size];
+            for (lanes, scale) in rows.iter().zip(powers) {
+                if bytes {
+                    self.bytes.push(step_bytes(&lanes.0, 1.0 / unit, *scale));
+                }
+                if words {
+                    let integers = Integers::new(simd, simd.load_pairs(&lanes.0), 1.0 / unit);
+                    self.integers.push(integers.step(simd, unit * scale));
+                }
             }
         }
     }
@@ -220,7 +242,6 @@ impl Tile {
             norms: &self.norms,
             bytes: &self.bytes,
             integers: &self.integers,
-            unit: format.map_or(1.0, |f| unit(f.element)),
             extent: self.extent.unwrap_or(Extent::of_values([])),
         }
     }

@@ -6,12 +6,13 @@ use half::bf16;
 use microscale_formats::{E8M0, INT8};
 use rayon::prelude::*;
 
+use super::bytes::{BytePanel, ByteStep};
 use super::extent::{Extent, limit, ratio, unit};
 use super::sides::{PANEL, STEP, Scales, WPanel};
 use crate::buffer::Buffer;
 use crate::cpu::simd::codes::{CodeTable, QUAD, QUADS, pack_step, position};
 use crate::cpu::simd::tiles::{Lanes, Step};
-use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::simd::{IntegerProducts, LANES, Simd};
 use crate::{Matrix, MxTensor, WeightMatrix};
 
 /// A step of zeros.
@@ -189,12 +190,17 @@ impl Panels {
         }
     }
 
-    /// One panel, these steps of it decoded where it is packed.
+    /// Whether [`panel`](Self::panel) can take the scales into the elements.
+    pub(super) fn can_be_dequantized(&self) -> bool {
+        self.block_size() == Some(STEP) && self.extent.dequantized().is_some()
+    }
+
+    /// One panel, these steps of it decoded where it is packed, and dequantized if asked for.
     #[inline(always)]
     pub(in crate::cpu) fn panel<'a, S: Simd>(
         &'a self,
         simd: S,
-        panel: usize,
+        (panel, dequantized): (usize, bool),
         steps: Range<usize>,
         scratch: &'a mut Scratch,
     ) -> WPanel<'a> {
@@ -204,12 +210,21 @@ impl Panels {
                 let steps = &steps[panel * width..][..width];
                 WPanel { steps, scales: None, stride: 1, first: [0; 2], limits: &[] }
             }
+            Storage::Packed(packed) if dequantized => {
+                let first = [steps.start, 0];
+                match packed.bits {
+                    4 => packed.decode::<S, 4, true>(simd, panel, steps, scratch),
+                    6 => packed.decode::<S, 6, true>(simd, panel, steps, scratch),
+                    _ => packed.decode::<S, 8, true>(simd, panel, steps, scratch),
+                }
+                WPanel { steps: &scratch.steps, scales: None, stride: 1, first, limits: &[] }
+            }
             Storage::Packed(packed) => {
                 let first = [steps.start, steps.start * STEP / packed.block_size];
                 match packed.bits {
-                    4 => packed.decode::<S, 4>(simd, panel, steps, scratch),
-                    6 => packed.decode::<S, 6>(simd, panel, steps, scratch),
-                    _ => packed.decode::<S, 8>(simd, panel, steps, scratch),
+                    4 => packed.decode::<S, 4, false>(simd, panel, steps, scratch),
+                    6 => packed.decode::<S, 6, false>(simd, panel, steps, scratch),
+                    _ => packed.decode::<S, 8, false>(simd, panel, steps, scratch),
                 }
                 let scales = Some(Scales { block_size: packed.block_size, powers: &scratch.powers });
                 WPanel { steps: &scratch.steps, scales, stride: 1, first, limits: packed.limits(panel) }
@@ -242,30 +257,101 @@ impl Packed {
         PanelScales { group: &self.scales[panel / GROUP * blocks..][..blocks], panel: panel % GROUP }
     }
 
+    /// Some steps of a panel to bytes, where the format is one of small integers and blocks are steps.
     #[inline(always)]
-    fn decode<S: Simd, const BITS: usize>(&self, simd: S, panel: usize, steps: Range<usize>, scratch: &mut Scratch) {
+    pub(super) fn byte_panel<'a, S: IntegerProducts>(
+        &self,
+        simd: S,
+        panel: usize,
+        steps: Range<usize>,
+        scratch: &'a mut Scratch,
+    ) -> BytePanel<'a> {
+        match self.bits {
+            4 => self.decode_bytes::<S, 4>(simd, panel, steps.clone(), scratch),
+            6 => self.decode_bytes::<S, 6>(simd, panel, steps.clone(), scratch),
+            _ => self.decode_bytes::<S, 8>(simd, panel, steps.clone(), scratch),
+        }
+        self.load_scales(simd, panel, steps, self.unit, &mut scratch.powers);
+        BytePanel { steps: &scratch.bytes, units: &scratch.powers }
+    }
+
+    #[inline(always)]
+    fn decode_bytes<S: IntegerProducts, const BITS: usize>(
+        &self,
+        simd: S,
+        panel: usize,
+        steps: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let table = self.table.bytes.as_ref().expect("formats of small integers have bytes");
+        let codes = self.codes(panel);
+        scratch.bytes.resize(steps.len(), [Lanes::ZERO; QUADS]);
+        for (s, step) in steps.clone().zip(&mut scratch.bytes) {
+            fetch_step::<S, BITS>(simd, codes, s + steps.len());
+            for (q, to) in step.iter_mut().enumerate() {
+                simd.store_pairs(simd.bytes::<BITS>(table, step_codes::<BITS>(codes, s), q), &mut to.0);
+            }
+        }
+    }
+
+    /// Some steps of a panel to pairs, times their scales if `SCALED`, which takes blocks that are steps.
+    #[inline(always)]
+    fn decode<S: Simd, const BITS: usize, const SCALED: bool>(
+        &self,
+        simd: S,
+        panel: usize,
+        steps: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
         let codes = self.codes(panel);
         scratch.steps.resize(steps.len(), ZERO);
         for (s, step) in steps.clone().zip(&mut scratch.steps) {
             // As many steps further on are those that will be asked for next.
-            if s + steps.len() < codes.len() / (QUAD * BITS) {
-                step_codes::<BITS>(codes, s + steps.len()).as_chunks::<64>().0.iter().for_each(|line| simd.fetch(line));
-            }
+            fetch_step::<S, BITS>(simd, codes, s + steps.len());
             let codes = step_codes::<BITS>(codes, s);
+            let power = if SCALED { simd.powers(self.scales(panel).block(s)) } else { simd.splat(1.0) };
             for (q, pairs) in step.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                let [first, second] = simd.decode::<BITS>(&self.table, codes, q);
+                let [mut first, mut second] = simd.decode::<BITS>(&self.table, codes, q);
+                if SCALED {
+                    (first, second) = (scaled(simd, first, power), scaled(simd, second, power));
+                }
                 simd.store_pairs(first, &mut pairs[0].0);
                 simd.store_pairs(second, &mut pairs[1].0);
             }
         }
+        if !SCALED {
+            self.load_scales(simd, panel, steps, 1.0, &mut scratch.powers);
+        }
+    }
+
+    /// The scales of the blocks of some steps, times a power of two.
+    #[inline(always)]
+    fn load_scales<S: Simd>(&self, simd: S, panel: usize, steps: Range<usize>, unit: f32, to: &mut Vec<[f32; LANES]>) {
         let scales = self.scales(panel);
         let blocks =
             steps.start * STEP / self.block_size..(steps.end * STEP).div_ceil(self.block_size).min(scales.group.len());
-        scratch.powers.resize(blocks.len(), [1.0; PANEL]);
-        for (to, block) in scratch.powers.iter_mut().zip(blocks) {
-            simd.store(simd.powers(scales.block(block)), to);
+        to.resize(blocks.len(), [1.0; PANEL]);
+        for (to, block) in to.iter_mut().zip(blocks) {
+            simd.store(simd.mul(simd.powers(scales.block(block)), simd.splat(unit)), to);
         }
     }
+}
+
+/// Asks for the codes of a step, if there is one.
+#[inline(always)]
+fn fetch_step<S: Simd, const BITS: usize>(simd: S, codes: &[u8], step: usize) {
+    if step < codes.len() / (QUAD * BITS) {
+        step_codes::<BITS>(codes, step).as_chunks::<64>().0.iter().for_each(
+            #[inline(always)]
+            |line| simd.fetch(line),
+        );
+    }
+}
+
+#[inline(always)]
+fn scaled<S: Simd>(simd: S, pairs: S::Pairs, scale: S::F32) -> S::Pairs {
+    let [even, odd] = simd.floats(pairs);
+    simd.or(simd.shift_right(simd.bits(simd.mul(even, scale)), 16), simd.bits(simd.mul(odd, scale)))
 }
 
 impl<'a> PanelScales<'a> {
@@ -295,5 +381,6 @@ pub(in crate::cpu) fn lay_row(row: &[bf16], output: usize, steps: &mut [Step]) {
 #[derive(Default)]
 pub(in crate::cpu) struct Scratch {
     steps: Vec<Step>,
+    bytes: Vec<ByteStep>,
     powers: Vec<[f32; LANES]>,
 }

@@ -23,7 +23,19 @@ use crate::cpu::simd::tiles::{Configured, Lanes, Step, Sums};
 use crate::cpu::simd::{LANES, Simd};
 
 /// The totals of a tile by `P` panels: f32, before bias and rounding.
-pub(in crate::cpu) type Totals<const P: usize> = [[[f32; PANEL]; P]; TILE];
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(in crate::cpu) struct Totals<const P: usize>(pub(in crate::cpu) [[[f32; PANEL]; P]; TILE]);
+
+impl<const P: usize> Totals<P> {
+    pub(in crate::cpu) const ZERO: Totals<P> = Totals([[[0.0; PANEL]; P]; TILE]);
+
+    /// The rows from `first`, 0 or [`HALF`], on.
+    #[inline(always)]
+    pub(super) fn half(&mut self, first: usize) -> &mut [[[f32; PANEL]; P]; HALF] {
+        self.0[first..].first_chunk_mut().expect("a tile has two halves")
+    }
+}
 
 /// How a product is summed.
 #[derive(Clone, Copy)]
@@ -64,12 +76,24 @@ pub(in crate::cpu) fn multiply<S: Simd, const P: usize>(
     (span, rows): (Range<usize>, Range<usize>),
     totals: &mut Totals<P>,
 ) {
+    let (mut span, rows) = (span, rows);
+    if S::ROWS == HALF && order.chunk == STEP && order.is_fast() && rows == (0..TILE) && x.stride == TILE {
+        let steps = span.start / STEP..span.end / STEP;
+        for half in [0, HALF] {
+            if x.is_unscaled() && w.iter().all(|w| w.scales.is_none()) {
+                add_steps::<S, P, false>(simd, x, w, steps.clone(), half, totals);
+            } else {
+                add_steps::<S, P, true>(simd, x, w, steps.clone(), half, totals);
+            }
+        }
+        span.start = steps.end * STEP;
+    }
     for start in (span.start..span.end).step_by(order.chunk) {
         let chunk = Chunk { x, w, range: start..(start + order.chunk).min(span.end) };
         let flush = order.way == Way::Elements { flush: true };
         if !start.is_multiple_of(2) || !chunk.range.end.is_multiple_of(2) {
             for row in rows.start..rows.end {
-                chunk.add_elements(row, flush, &mut totals[row]);
+                chunk.add_elements(row, flush, &mut totals.0[row]);
             }
             continue;
         }
@@ -90,6 +114,53 @@ pub(in crate::cpu) fn multiply<S: Simd, const P: usize>(
                 _ => chunk.add_rows::<S, 8>(simd, &rows_from(row, rows.end), totals),
             }
             row += some;
+        }
+    }
+}
+
+/// Half a tile's rows, of which the sums and the totals fit the registers.
+pub(super) const HALF: usize = TILE / 2;
+
+/// Steps that are chunks, of half a tile by one panel.
+#[inline(always)]
+fn add_steps<S: Simd, const P: usize, const SCALED: bool>(
+    simd: S,
+    x: &XTile<'_>,
+    w: &[WPanel<'_>; P],
+    steps: Range<usize>,
+    half: usize,
+    totals: &mut Totals<P>,
+) {
+    let totals = totals.half(half);
+    for step in steps {
+        let rows: &[Lanes; HALF] = x.steps()[step][half..].first_chunk().expect("a tile has two halves");
+        let mut outputs = [w[0].step(step); P];
+        for p in 0..P {
+            outputs[p] = w[p].step(step);
+        }
+        let mut sums = [[simd.splat(0.0); P]; HALF];
+        for pair in 0..LANES {
+            for r in 0..HALF {
+                let x = simd.splat_pairs(rows[r].0[pair]);
+                for p in 0..P {
+                    sums[r][p] = simd.dot(x, simd.load_pairs(&outputs[p][pair].0), sums[r][p]);
+                }
+            }
+        }
+        if !SCALED {
+            for r in 0..HALF {
+                for p in 0..P {
+                    simd.store(simd.add(sums[r][p], simd.load(&totals[r][p])), &mut totals[r][p]);
+                }
+            }
+            continue;
+        }
+        for p in 0..P {
+            let power = simd.load(w[p].power(step * STEP).unwrap_or(&[1.0; PANEL]));
+            for r in 0..HALF {
+                let power = simd.mul(power, simd.splat(x.power(step * STEP, half + r)));
+                simd.store(simd.fma(sums[r][p], power, simd.load(&totals[r][p])), &mut totals[r][p]);
+            }
         }
     }
 }
@@ -122,12 +193,12 @@ impl<const P: usize> Chunk<'_, P> {
             let w = simd.load(w.unwrap_or(&[1.0; PANEL]));
             for r in 0..R {
                 let power = simd.mul(w, simd.splat(self.x.power(self.range.start, rows[r])));
-                sums[r][p] = simd.fma(sums[r][p], power, simd.load(&totals[rows[r]][p]));
+                sums[r][p] = simd.fma(sums[r][p], power, simd.load(&totals.0[rows[r]][p]));
             }
         }
         for r in 0..R {
             for p in 0..P {
-                simd.store(sums[r][p], &mut totals[rows[r]][p]);
+                simd.store(sums[r][p], &mut totals.0[rows[r]][p]);
             }
         }
     }
@@ -188,15 +259,15 @@ impl<const P: usize> Chunk<'_, P> {
         // Totals are read before any is written, so that a repeated row is not added twice.
         let mut before = [[[0.0; PANEL]; P]; R];
         for r in 0..R {
-            before[r] = totals[rows[r]];
+            before[r] = totals.0[rows[r]];
         }
         for r in 0..R {
             let mut own = [[0.0; PANEL]; P];
             for p in 0..P {
                 simd.store(sums[r][p], &mut own[p]);
             }
-            totals[rows[r]] = before[r];
-            self.add_scaled(rows[r], &own, &mut totals[rows[r]]);
+            totals.0[rows[r]] = before[r];
+            self.add_scaled(rows[r], &own, &mut totals.0[rows[r]]);
         }
     }
 
@@ -313,7 +384,7 @@ fn multiply_panel<'a, S: Simd, const P: usize, const CHECKED: bool>(
     let mut own = [simd.splat(0.0); TILE];
     if steps.start > 0 {
         for row in 0..TILE {
-            own[row] = simd.load(&totals[row][p]);
+            own[row] = simd.load(&totals.0[row][p]);
         }
     }
     let (fours, rest) = x.steps()[steps.clone()].as_chunks::<TOGETHER>();
@@ -339,7 +410,7 @@ fn multiply_panel<'a, S: Simd, const P: usize, const CHECKED: bool>(
         step += 1;
     }
     for row in 0..TILE {
-        simd.store(own[row], &mut totals[row][p]);
+        simd.store(own[row], &mut totals.0[row][p]);
     }
 }
 

@@ -31,12 +31,10 @@ pub(in crate::cpu) struct XTile<'a> {
     /// Per block and row the Euclidean norm of the elements over the largest power of two that divides them all; empty where
     /// no sum of products through tiles can round.
     pub(in crate::cpu) norms: &'a [[f32; TILE]],
-    /// `[step][row]`, where the elements are small integers times `unit` and the rows are few; else empty.
+    /// `[step][row]`, where the elements are small integers times a unit and that is of use; else empty.
     pub(in crate::cpu) bytes: &'a [StepBytes],
     /// `[step][row]`, where blocks are steps and the rows are few; else empty.
     pub(in crate::cpu) integers: &'a [StepIntegers],
-    /// The smallest magnitude of the format, 1 where there is none.
-    pub(in crate::cpu) unit: f32,
     pub(in crate::cpu) extent: Extent,
 }
 
@@ -47,6 +45,8 @@ pub(in crate::cpu) struct StepBytes {
     pub(in crate::cpu) quads: [u32; QUADS],
     /// What a sum of products with bytes that are [`BYTE_BIAS`](crate::cpu::simd::codes::BYTE_BIAS) too large has to start with.
     pub(in crate::cpu) start: i32,
+    /// What they are multiples of: the format's smallest magnitude, scaled.
+    pub(in crate::cpu) unit: f32,
 }
 
 /// A step of a row in signed integers of 16 bits, two to a pair as their bf16 values are.
@@ -54,7 +54,7 @@ pub(in crate::cpu) struct StepBytes {
 pub(in crate::cpu) struct StepIntegers {
     /// They fit if the norm does.
     pub(in crate::cpu) pairs: [u32; LANES],
-    /// What they are multiples of: the largest power of two that divides all of the step's elements.
+    /// What they are multiples of: the largest power of two that divides all of the step's elements, scaled.
     pub(in crate::cpu) unit: f32,
     /// Their Euclidean norm, or a little more.
     pub(in crate::cpu) norm: f32,
@@ -88,6 +88,11 @@ impl<'a> XTile<'a> {
             *row = self.row(step, r);
         }
         rows
+    }
+
+    /// Whether all scales are 1.
+    pub(in crate::cpu) fn is_unscaled(&self) -> bool {
+        self.dequantized || self.scales.is_none()
     }
 
     /// The scale of a row in the block that holds element `k`.

@@ -290,7 +290,6 @@ impl Simd for Avx512Bf16 {
 
 impl IntegerProducts for Avx512Bf16 {
     type I32 = __m512i;
-    type Bytes = __m512i;
 
     #[inline(always)]
     fn start(self, x: i32) -> __m512i {

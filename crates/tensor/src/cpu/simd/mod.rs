@@ -154,14 +154,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
 pub(crate) trait IntegerProducts: Simd {
     /// Sixteen `i32` lanes.
     type I32: Copy;
-    /// Four unsigned bytes in each of sixteen lanes.
-    type Bytes: Copy;
 
     fn start(self, x: i32) -> Self::I32;
-    /// The bytes of a quad of a packed step: four elements along k of sixteen outputs.
-    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> Self::Bytes;
-    /// `sum` and the four products of `x`, signed bytes, with each lane.
-    fn dot_bytes(self, x: u32, w: Self::Bytes, sum: Self::I32) -> Self::I32;
+    /// The bytes of a quad of a packed step: four elements along k, unsigned, in each of sixteen lanes, the outputs.
+    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> Self::Pairs;
+    /// `sum` and the four products of `x`, signed bytes, with each lane of bytes.
+    fn dot_bytes(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32;
     /// The integers of a quad of a packed step, of which [`decode`](Simd::decode) gives the values.
     fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [Self::Pairs; 2];
     /// `sum` and the two products of `x`, signed integers of 16 bits, with each lane.

@@ -116,18 +116,17 @@ impl Simd for Scalar {
 
 impl IntegerProducts for Scalar {
     type I32 = [i32; LANES];
-    type Bytes = [[u8; 4]; LANES];
 
     fn start(self, x: i32) -> Self::I32 {
         [x; LANES]
     }
-    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> Self::Bytes {
+    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> Self::Pairs {
         let byte = |output, k| table[usize::from(codes::code::<BITS>(step, quad, codes::position(output, k)))];
-        from_fn(|output| from_fn(|k| byte(output, k)))
+        from_fn(|output| u32::from_le_bytes(from_fn(|k| byte(output, k))))
     }
-    fn dot_bytes(self, x: u32, w: Self::Bytes, sum: Self::I32) -> Self::I32 {
+    fn dot_bytes(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32 {
         let x = x.to_le_bytes().map(|x| i32::from(x as i8));
-        from_fn(|i| (0..4).fold(sum[i], |sum, k| sum + x[k] * i32::from(w[i][k])))
+        from_fn(|i| x.iter().zip(w[i].to_le_bytes()).fold(sum[i], |sum, (x, w)| sum + x * i32::from(w)))
     }
     fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
         let integer = |output, k| {

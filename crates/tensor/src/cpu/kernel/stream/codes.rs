@@ -140,7 +140,7 @@ impl<S: IntegerProducts> Kind<S> for Bytes {
             chunk.start,
             &sums,
             #[inline(always)]
-            |_| x.unit,
+            |r| rows[r].unit,
             totals,
         );
     }
@@ -242,7 +242,7 @@ impl<const P: usize> Sides<'_, P> {
     ) {
         let powers = self.powers(simd, k);
         for r in 0..R {
-            let x = simd.splat(self.x.power(k, r) * (unit(r) * self.packed.unit));
+            let x = simd.splat(unit(r) * self.packed.unit);
             for p in 0..P {
                 totals[r][p] = simd.fma(simd.float(sums[r][p]), simd.mul(powers[p], x), totals[r][p]);
             }

@@ -1,0 +1,78 @@
+//! Many rows times weights where both sides are small integers: products of bytes, four to a lane.
+//!
+//! The sums of a block are exact in whatever order, so they are those of the canonical one.
+
+#![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
+
+use std::ops::Range;
+
+use super::product::{HALF, Totals};
+use super::sides::{PANEL, StepBytes, TILE, XTile};
+use crate::cpu::simd::IntegerProducts;
+use crate::cpu::simd::codes::QUADS;
+use crate::cpu::simd::tiles::Lanes;
+
+/// A step of a panel: four elements along k of sixteen outputs to each of its eight.
+pub(super) type ByteStep = [Lanes; QUADS];
+
+/// Some steps of a panel of outputs and their scales, in units of the format.
+#[derive(Clone, Copy)]
+pub(super) struct BytePanel<'a> {
+    pub(super) steps: &'a [ByteStep],
+    pub(super) units: &'a [[f32; PANEL]],
+}
+
+/// Adds the products of a tile's first `rows` rows with `P` panels over `steps` to their totals. The panels begin with the
+/// first of these steps. Rows that complete a half are computed with the others.
+#[inline(always)]
+pub(super) fn multiply_bytes<S: IntegerProducts, const P: usize>(
+    simd: S,
+    (x, rows): (&XTile<'_>, usize),
+    w: &[BytePanel<'_>; P],
+    steps: Range<usize>,
+    totals: &mut Totals<P>,
+) {
+    let x = &x.bytes[steps.start * TILE..steps.end * TILE].as_chunks().0;
+    for half in (0..rows.min(TILE)).step_by(HALF) {
+        add_half(simd, (x, half), w, totals);
+    }
+}
+
+#[inline(always)]
+fn add_half<S: IntegerProducts, const P: usize>(
+    simd: S,
+    (x, half): (&[[StepBytes; TILE]], usize),
+    w: &[BytePanel<'_>; P],
+    totals: &mut Totals<P>,
+) {
+    let totals = totals.half(half);
+    // Unrolled, the loop over quads is compiled to one over all of a panel's quads after another, and the rows are spilled.
+    let quads = std::hint::black_box(QUADS);
+    for (step, rows) in x.iter().enumerate() {
+        let rows: &[StepBytes; HALF] = rows[half..].first_chunk().expect("a tile has two halves");
+        let mut outputs = [&w[0].steps[step]; P];
+        for p in 1..P {
+            outputs[p] = &w[p].steps[step];
+        }
+        let mut sums = [[simd.start(0); P]; HALF];
+        for r in 0..HALF {
+            sums[r] = [simd.start(rows[r].start); P];
+        }
+        for quad in 0..quads {
+            for r in 0..HALF {
+                for p in 0..P {
+                    let w = simd.load_pairs(&outputs[p][quad].0);
+                    sums[r][p] = simd.dot_bytes(rows[r].quads[quad], w, sums[r][p]);
+                }
+            }
+        }
+        for p in 0..P {
+            let units = simd.load(&w[p].units[step]);
+            for r in 0..HALF {
+                let unit = simd.mul(units, simd.splat(rows[r].unit));
+                let total = simd.fma(simd.float(sums[r][p]), unit, simd.load(&totals[r][p]));
+                simd.store(total, &mut totals[r][p]);
+            }
+        }
+    }
+}
