@@ -46,33 +46,30 @@ fn add_half<S: IntegerProducts, const P: usize>(
     totals: &mut Totals<P>,
 ) {
     let totals = totals.half(half);
-    // Unrolled, the loop over quads is compiled to one over all of a panel's quads after another, and the rows are spilled.
-    let quads = std::hint::black_box(QUADS);
-    for (step, rows) in x.iter().enumerate() {
-        let rows: &[StepBytes; HALF] = rows[half..].first_chunk().expect("a tile has two halves");
-        let mut outputs = [&w[0].steps[step]; P];
-        for p in 1..P {
-            outputs[p] = &w[p].steps[step];
-        }
-        let mut sums = [[simd.start(0); P]; HALF];
+    for p in 0..P {
+        let mut own = [simd.splat(0.0); HALF];
         for r in 0..HALF {
-            sums[r] = [simd.start(rows[r].start); P];
+            own[r] = simd.load(&totals[r][p]);
         }
-        for quad in 0..quads {
+        for (step, rows) in x.iter().enumerate() {
+            let rows: &[StepBytes; HALF] = rows[half..].first_chunk().expect("a tile has two halves");
+            let mut sums = [simd.start(0); HALF];
             for r in 0..HALF {
-                for p in 0..P {
-                    let w = simd.load_pairs(&outputs[p][quad].0);
-                    sums[r][p] = simd.dot_bytes(rows[r].quads[quad], w, sums[r][p]);
+                sums[r] = simd.start(rows[r].start);
+            }
+            for quad in 0..QUADS {
+                let w = simd.load_pairs(&w[p].steps[step][quad].0);
+                for r in 0..HALF {
+                    sums[r] = simd.dot_bytes(rows[r].quads[quad], w, sums[r]);
                 }
             }
-        }
-        for p in 0..P {
             let units = simd.load(&w[p].units[step]);
             for r in 0..HALF {
-                let unit = simd.mul(units, simd.splat(rows[r].unit));
-                let total = simd.fma(simd.float(sums[r][p]), unit, simd.load(&totals[r][p]));
-                simd.store(total, &mut totals[r][p]);
+                own[r] = simd.fma(simd.float(sums[r]), simd.mul(units, simd.splat(rows[r].unit)), own[r]);
             }
+        }
+        for r in 0..HALF {
+            simd.store(own[r], &mut totals[r][p]);
         }
     }
 }

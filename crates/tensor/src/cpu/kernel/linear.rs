@@ -6,13 +6,14 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::bytes::multiply_bytes;
+use super::floats::{FloatRow, float_row, multiply_floats};
 use super::operand::Operand;
 use super::panels::{Panels, Scratch};
 use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use super::stream;
 use crate::cpu::simd::tiles::{Configured, Tiles};
-use crate::cpu::simd::{IntegerProducts, Isa, Simd, dispatch, integer_products};
+use crate::cpu::simd::{IntegerProducts, Isa, Simd, dispatch, dispatch_integers};
 use crate::reference::PLAIN_CHUNK;
 use crate::{Linear, Matrix};
 
@@ -31,6 +32,8 @@ const ELEMENTS: usize = 2048;
 /// The same for matrix tiles, which take them in so fast that a pair of panels has to stay in a first-level cache while
 /// all rows pass by.
 const TILE_ELEMENTS: usize = 256;
+/// Likewise for f32, of which fewer fit.
+const FLOAT_ELEMENTS: usize = 128;
 
 pub(in crate::cpu) fn linear<const N: usize>(isa: Isa, x: &Operand, weights: [Linear<'_, Panels>; N]) -> [Matrix; N] {
     let products = weights.map(|weight| Product::new(isa, x, weight));
@@ -41,31 +44,36 @@ pub(in crate::cpu) fn linear<const N: usize>(isa: Isa, x: &Operand, weights: [Li
     let all: usize = products.iter().map(|p| p.w.count()).sum();
     let pairs = (all / (8 * rayon::current_num_threads())).clamp(1, PAIRS);
     let mut out = products.each_ref().map(|p| Matrix::zeros(p.rows, p.w.outputs));
-    let tasks: Vec<(&Product<'_>, usize, Strip<'_>)> = products
+    let tasks: Vec<(&Product<'_>, Strip<'_>)> = products
         .iter()
         .zip(&mut out)
-        .flat_map(|(product, out)| {
-            let strips = strips(out, 2 * PANEL * pairs).into_iter().enumerate();
-            strips.map(move |(i, strip)| (product, i * pairs, strip))
-        })
+        .flat_map(|(product, out)| strips(out, pairs).into_iter().map(move |strip| (product, strip)))
         .collect();
     let least = (TASK / (x.rows * x.k * 2 * PANEL * pairs).max(1)).max(1);
-    tasks.into_par_iter().with_min_len(least).for_each_init(Room::default, |room, (product, first, strip)| {
-        let last = product.w.count().div_ceil(2).min(first + pairs);
-        product.strip(isa, first..last, room, strip);
+    tasks.into_par_iter().with_min_len(least).for_each_init(Room::default, |room, (product, strip)| {
+        product.strip(isa, strip, room);
     });
     out
 }
 
-/// Some columns of every row of the result.
-type Strip<'a> = Vec<&'a mut [bf16]>;
+/// Some pairs of panels, and their columns in every row of the result.
+struct Strip<'a> {
+    pairs: Range<usize>,
+    rows: Vec<&'a mut [bf16]>,
+}
 
-/// Cuts a matrix into strips of some columns.
-fn strips(matrix: &mut Matrix, width: usize) -> Vec<Strip<'_>> {
+/// Cuts a matrix into strips of so many pairs.
+fn strips(matrix: &mut Matrix, pairs: usize) -> Vec<Strip<'_>> {
     let (rows, columns) = (matrix.rows(), matrix.columns());
-    let mut strips: Vec<Strip<'_>> = (0..columns.div_ceil(width)).map(|_| Vec::with_capacity(rows)).collect();
+    let mut strips: Vec<Strip<'_>> = (0..columns.div_ceil(2 * PANEL))
+        .step_by(pairs)
+        .map(|first| Strip {
+            pairs: first..(first + pairs).min(columns.div_ceil(2 * PANEL)),
+            rows: Vec::with_capacity(rows),
+        })
+        .collect();
     for row in matrix.values_mut().chunks_mut(columns) {
-        strips.iter_mut().zip(row.chunks_mut(width)).for_each(|(strip, row)| strip.push(row));
+        strips.iter_mut().zip(row.chunks_mut(2 * PANEL * pairs)).for_each(|(strip, row)| strip.rows.push(row));
     }
     strips
 }
@@ -74,6 +82,8 @@ fn strips(matrix: &mut Matrix, width: usize) -> Vec<Strip<'_>> {
 #[derive(Default)]
 struct Room {
     decoded: [[Scratch; 2]; PAIRS],
+    /// `[tile][step][row]`, the elements as the product takes them.
+    rows: Vec<FloatRow>,
     /// `[pair of panels][tile]`.
     totals: Vec<Totals<2>>,
 }
@@ -86,17 +96,27 @@ pub(super) struct Product<'a> {
     pub(super) tiles: Vec<(XTile<'a>, Order)>,
     pub(super) w: &'a Panels,
     bias: Option<&'a [bf16]>,
-    /// Where the sums of most rows are exact.
-    exact: Option<Exact>,
+    way: Way,
 }
 
-/// What products of many rows go through that adds in an order of its own.
+/// What the elements of many rows go through.
 #[derive(Clone, Copy)]
-enum Exact {
-    /// Matrix tiles; rows whose sums may not be exact go another way.
+enum Way {
+    /// Matrix tiles, where sums are exact in whatever order; rows whose sums may not be go another way.
     Tiles(Tiles),
-    /// Integers of 8 bits.
+    /// Integers of 8 bits, likewise.
     Bytes,
+    /// f32, where there is no instruction for pairs of bf16.
+    Floats,
+    /// Pairs of bf16.
+    Pairs,
+}
+
+/// Some tiles of rows, how many rows these and all after them hold, and the elements along k to be added.
+struct Block<'a> {
+    tiles: &'a [(XTile<'a>, Order)],
+    rows: usize,
+    span: Range<usize>,
 }
 
 impl<'a> Product<'a> {
@@ -105,76 +125,83 @@ impl<'a> Product<'a> {
         assert!(bias.is_none_or(|b| b.len() == w.outputs), "one bias per output");
         let chunk = [x.block_size(), w.block_size()].into_iter().flatten().min().unwrap_or(PLAIN_CHUNK);
         let tiles: Vec<_> = x.tiles().map(|tile| (tile, Order::new(chunk, tile.extent, w.extent))).collect();
-        let ratio = w.as_packed().map_or(f32::INFINITY, |p| p.ratio);
-        let blocks = [x.block_size(), w.block_size()] == [Some(STEP); 2] && x.rows > FEW;
-        let tiles_serve = isa.tiles().filter(|_| ratio <= TILES_RATIO && blocks).map(Exact::Tiles);
-        let bytes = w.as_packed().is_some_and(|p| p.table.bytes.is_some())
-            && tiles.iter().all(|(x, order)| !x.bytes.is_empty() && order.is_fast());
-        let exact = tiles_serve.or((blocks && bytes).then_some(Exact::Bytes));
-        Product { rows: x.rows, k: x.k, chunk, tiles, w, bias, exact }
+        let many_steps = [x.block_size(), w.block_size()] == [Some(STEP); 2] && x.rows > FEW;
+        let fast = tiles.iter().all(|(_, order)| order.is_fast());
+        let packed = w.as_packed();
+        let way = match isa.tiles() {
+            Some(tiles) if many_steps && packed.is_some_and(|p| p.ratio <= TILES_RATIO) => Way::Tiles(tiles),
+            _ if many_steps
+                && fast
+                && packed.is_some_and(|p| p.table.bytes.is_some())
+                && tiles.iter().all(|(x, _)| !x.bytes.is_empty()) =>
+            {
+                Way::Bytes
+            }
+            _ if fast && x.rows > FEW && chunk.is_multiple_of(STEP) && !isa.dots_pairs() => Way::Floats,
+            _ => Way::Pairs,
+        };
+        Product { rows: x.rows, k: x.k, chunk, tiles, w, bias, way }
     }
 
     fn can_be_streamed(&self) -> bool {
         self.rows <= FEW && self.chunk.is_multiple_of(STEP) && self.tiles[0].1.is_fast()
     }
 
-    /// Some pairs of panels by all rows.
-    fn strip(&self, isa: Isa, pairs: Range<usize>, room: &mut Room, strip: Strip<'_>) {
-        match self.exact {
-            Some(Exact::Bytes) => {
-                let simd = integer_products(isa).expect("bytes are only taken where there are products of integers");
-                simd.vectorize(
-                    #[inline(always)]
-                    || {
-                        self.strip_by(
-                            simd,
-                            ELEMENTS,
-                            pairs,
-                            room,
-                            strip,
-                            #[inline(always)]
-                            |tiles, span, room| {
-                                self.add_bytes(simd, tiles, span, room);
-                            },
-                        );
-                    },
-                );
-            }
-            exact => {
-                let configured = if let Some(Exact::Tiles(tiles)) = exact { Some(tiles.configure()) } else { None };
-                let elements = if configured.is_some() { TILE_ELEMENTS } else { ELEMENTS };
+    /// A strip of the result.
+    fn strip(&self, isa: Isa, strip: Strip<'_>, room: &mut Room) {
+        match self.way {
+            Way::Tiles(tiles) => {
+                let configured = tiles.configure();
                 dispatch!(isa, simd => {
-                    self.strip_by(simd, elements, pairs, room, strip, #[inline(always)] |tiles, span, room| {
-                        self.add(simd, configured.as_ref(), tiles, span, room);
+                    self.strip_by(simd, TILE_ELEMENTS, strip, room, #[inline(always)] |block, pairs, room| {
+                        self.add(simd, Some(&configured), block, pairs, room);
                     });
                 });
             }
+            Way::Bytes => dispatch_integers!(
+                isa,
+                simd => {
+                    self.strip_by(simd, ELEMENTS, strip, room, #[inline(always)] |block, pairs, room| {
+                        self.add_bytes(simd, block, pairs, room);
+                    });
+                },
+                unreachable!("operands have bytes only where there are products of integers")
+            ),
+            Way::Floats => dispatch!(isa, simd => {
+                self.strip_by(simd, FLOAT_ELEMENTS, strip, room, #[inline(always)] |block, pairs, room| {
+                    self.add_floats(simd, block, pairs, room);
+                });
+            }),
+            Way::Pairs => dispatch!(isa, simd => {
+                self.strip_by(simd, ELEMENTS, strip, room, #[inline(always)] |block, pairs, room| {
+                    self.add(simd, None, block, pairs, room);
+                });
+            }),
         }
     }
 
-    /// Some pairs of panels by all rows; `add` adds the products of some pairs and elements with some tiles, which have so many
-    /// rows, to their totals.
+    /// The same, where `add` adds the products of some pairs of panels with a block of rows to their totals, so many
+    /// elements at a time.
     #[inline(always)]
     fn strip_by<S: Simd>(
         &self,
         simd: S,
         elements: usize,
-        pairs: Range<usize>,
+        Strip { pairs, mut rows }: Strip<'_>,
         room: &mut Room,
-        mut strip: Strip<'_>,
-        add: impl Fn((&[(XTile<'_>, Order)], usize), (Range<usize>, Range<usize>), &mut Room),
+        add: impl Fn(&Block<'_>, Range<usize>, &mut Room),
     ) {
         for (block, tiles) in self.tiles.chunks(TILES).enumerate() {
-            let rows = self.rows - block * TILES * TILE;
             room.totals.resize(tiles.len() * pairs.len(), Totals::ZERO);
             // Whole chunks and whole steps.
             let unit = if self.chunk.is_multiple_of(STEP) { self.chunk } else { self.chunk * STEP };
-            for start in (0..self.k).step_by((elements / unit).max(1) * unit) {
-                let span = start..self.k.min(start + (elements / unit).max(1) * unit);
-                add((tiles, rows), (pairs.clone(), span), room);
+            let length = (elements / unit).max(1) * unit;
+            for start in (0..self.k).step_by(length) {
+                let span = start..self.k.min(start + length);
+                add(&Block { tiles, rows: self.rows - block * TILES * TILE, span }, pairs.clone(), room);
             }
             let biases: Vec<_> = pairs.clone().map(|pair| [0, 1].map(|p| self.biases(2 * pair + p))).collect();
-            for (r, row) in strip[block * TILES * TILE..].iter_mut().take(TILES * TILE).enumerate() {
+            for (r, row) in rows[block * TILES * TILE..].iter_mut().take(TILES * TILE).enumerate() {
                 for ((pair, to), biases) in row.chunks_mut(2 * PANEL).enumerate().zip(&biases) {
                     let totals = &room.totals[pair * tiles.len() + r / TILE].0[r % TILE];
                     if to.len() == 2 * PANEL {
@@ -194,16 +221,15 @@ impl<'a> Product<'a> {
         [2 * pair, (2 * pair + 1).min(self.w.count() - 1)]
     }
 
-    /// Adds the products of elements `span` of some tiles and pairs of panels to their totals, which begin with 0 where
-    /// the span does.
+    /// Adds the products of a block and pairs of panels to their totals, which begin with 0 where the block's span does.
     #[inline(always)]
     fn add<S: Simd>(
         &self,
         simd: S,
         configured: Option<&Configured>,
-        (tiles, rows): (&[(XTile<'_>, Order)], usize),
-        (pairs, span): (Range<usize>, Range<usize>),
-        Room { decoded, totals }: &mut Room,
+        &Block { tiles, rows, ref span }: &Block<'_>,
+        pairs: Range<usize>,
+        Room { decoded, totals, .. }: &mut Room,
     ) {
         let steps = span.start / STEP..span.end.div_ceil(STEP);
         let dequantized = configured.is_none() && self.w.can_be_dequantized();
@@ -243,9 +269,9 @@ impl<'a> Product<'a> {
     fn add_bytes<S: IntegerProducts>(
         &self,
         simd: S,
-        (tiles, rows): (&[(XTile<'_>, Order)], usize),
-        (pairs, span): (Range<usize>, Range<usize>),
-        Room { decoded, totals }: &mut Room,
+        &Block { tiles, rows, ref span }: &Block<'_>,
+        pairs: Range<usize>,
+        Room { decoded, totals, .. }: &mut Room,
     ) {
         let packed = self.w.as_packed().expect("bytes are taken of packed weights");
         let steps = span.start / STEP..span.end.div_ceil(STEP);
@@ -261,6 +287,37 @@ impl<'a> Product<'a> {
                     totals[t] = Totals::ZERO;
                 }
                 multiply_bytes(simd, (x, rows - t * TILE), w, steps.clone(), &mut totals[t]);
+            }
+        }
+    }
+
+    /// The same through f32. A pair of panels stays in a first-level cache while all rows pass by.
+    #[inline(always)]
+    fn add_floats<S: Simd>(
+        &self,
+        simd: S,
+        &Block { tiles, rows, ref span }: &Block<'_>,
+        pairs: Range<usize>,
+        Room { decoded: [[first, second], ..], rows: floats, totals }: &mut Room,
+    ) {
+        let steps = span.start / STEP..span.end.div_ceil(STEP);
+        floats.clear();
+        for (x, _) in tiles {
+            floats.extend(x.steps()[steps.clone()].as_flattened().iter().map(
+                #[inline(always)]
+                |lanes| float_row(&lanes.0),
+            ));
+        }
+        for (pair, totals) in pairs.zip(totals.chunks_mut(tiles.len())) {
+            let both = self.both(pair);
+            let first = self.w.float_panel(simd, both[0], steps.clone(), first);
+            let w = [first, self.w.float_panel(simd, both[1], steps.clone(), second)];
+            for (t, (x, _)) in tiles.iter().enumerate() {
+                if span.start == 0 {
+                    totals[t] = Totals::ZERO;
+                }
+                let floats = &floats[t * steps.len() * TILE..][..steps.len() * TILE];
+                multiply_floats(simd, (x, floats, rows - t * TILE), &w, (steps.clone(), self.chunk), &mut totals[t]);
             }
         }
     }

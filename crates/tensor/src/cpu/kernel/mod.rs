@@ -5,6 +5,7 @@ pub(super) mod bf16;
 mod bytes;
 pub(super) mod cache;
 mod extent;
+mod floats;
 mod integers;
 pub(super) mod linear;
 pub(super) mod operand;

@@ -10,7 +10,7 @@ use super::quantize::Quantizer;
 use super::sides::{STEP, Scales, StepBytes, StepIntegers, TILE, XTile};
 use crate::cpu::simd::codes::is_small_integer;
 use crate::cpu::simd::tiles::Lanes;
-use crate::cpu::simd::{Isa, LANES, Simd, dispatch, integer_products};
+use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
 use crate::tensor::block_pairs;
 use crate::{BlockFormat, Matrix};
 
@@ -53,10 +53,10 @@ impl Operand {
     pub(in crate::cpu) fn new(isa: Isa, x: &Matrix, format: Option<BlockFormat>) -> Operand {
         let (rows, k) = (x.rows(), x.columns());
         let few = rows <= FEW;
-        let integers = integer_products(isa).is_some();
+        let integers = isa.has_integer_products();
         let uses = Uses {
             norms_beside: if isa.tiles().is_some() && !few { TILES_RATIO } else { 0.0 },
-            bytes: integers && (few || isa.tiles().is_none()),
+            bytes: integers && few || isa.dots_bytes() && isa.tiles().is_none(),
             words: integers && few,
         };
         let tiles = (0..rows.div_ceil(TILE))

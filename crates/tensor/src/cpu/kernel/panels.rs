@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::bytes::{BytePanel, ByteStep};
 use super::extent::{Extent, limit, ratio, unit};
+use super::floats::{FloatPanel, FloatStep, float_lanes};
 use super::sides::{PANEL, STEP, Scales, WPanel};
 use crate::buffer::Buffer;
 use crate::cpu::simd::codes::{CodeTable, QUAD, QUADS, pack_step, position};
@@ -231,6 +232,37 @@ impl Panels {
             }
         }
     }
+
+    /// The same in f32, dequantized where that can be.
+    #[inline(always)]
+    pub(super) fn float_panel<'a, S: Simd>(
+        &'a self,
+        simd: S,
+        panel: usize,
+        steps: Range<usize>,
+        scratch: &'a mut Scratch,
+    ) -> FloatPanel<'a> {
+        match &self.storage {
+            Storage::Plain(_) => {
+                scratch.floats.resize(steps.len(), [Lanes::ZERO; STEP]);
+                for (step, to) in self.plain_steps(panel)[steps].iter().zip(&mut scratch.floats) {
+                    for (pairs, to) in step.iter().zip(to.as_chunks_mut().0) {
+                        float_lanes(simd, simd.load_pairs(&pairs.0), None, to);
+                    }
+                }
+                FloatPanel { steps: &scratch.floats, scales: None }
+            }
+            Storage::Packed(packed) if self.can_be_dequantized() => {
+                packed.decode_floats::<S, true>(simd, panel, steps, scratch);
+                FloatPanel { steps: &scratch.floats, scales: None }
+            }
+            Storage::Packed(packed) => {
+                packed.decode_floats::<S, false>(simd, panel, steps.clone(), scratch);
+                packed.load_scales(simd, panel, steps, 1.0, &mut scratch.powers);
+                FloatPanel { steps: &scratch.floats, scales: Some((&scratch.powers, packed.block_size / STEP)) }
+            }
+        }
+    }
 }
 
 impl Packed {
@@ -290,6 +322,45 @@ impl Packed {
             fetch_step::<S, BITS>(simd, codes, s + steps.len());
             for (q, to) in step.iter_mut().enumerate() {
                 simd.store_pairs(simd.bytes::<BITS>(table, step_codes::<BITS>(codes, s), q), &mut to.0);
+            }
+        }
+    }
+
+    /// Some steps of a panel to f32, times their scales if `SCALED`, which takes blocks that are steps.
+    #[inline(always)]
+    fn decode_floats<S: Simd, const SCALED: bool>(
+        &self,
+        simd: S,
+        panel: usize,
+        steps: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        match self.bits {
+            4 => self.decode_floats_of::<S, 4, SCALED>(simd, panel, steps, scratch),
+            6 => self.decode_floats_of::<S, 6, SCALED>(simd, panel, steps, scratch),
+            _ => self.decode_floats_of::<S, 8, SCALED>(simd, panel, steps, scratch),
+        }
+    }
+
+    #[inline(always)]
+    fn decode_floats_of<S: Simd, const BITS: usize, const SCALED: bool>(
+        &self,
+        simd: S,
+        panel: usize,
+        steps: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let codes = self.codes(panel);
+        scratch.floats.resize(steps.len(), [Lanes::ZERO; STEP]);
+        for (s, step) in steps.clone().zip(&mut scratch.floats) {
+            fetch_step::<S, BITS>(simd, codes, s + steps.len());
+            let codes = step_codes::<BITS>(codes, s);
+            let scale = if SCALED { Some(simd.powers(self.scales(panel).block(s))) } else { None };
+            for (q, to) in step.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let pairs = simd.decode::<BITS>(&self.table, codes, q);
+                for (pairs, to) in pairs.into_iter().zip(to.as_chunks_mut().0) {
+                    float_lanes(simd, pairs, scale, to);
+                }
             }
         }
     }
@@ -382,5 +453,6 @@ pub(in crate::cpu) fn lay_row(row: &[bf16], output: usize, steps: &mut [Step]) {
 pub(in crate::cpu) struct Scratch {
     steps: Vec<Step>,
     bytes: Vec<ByteStep>,
+    floats: Vec<FloatStep>,
     powers: Vec<[f32; LANES]>,
 }

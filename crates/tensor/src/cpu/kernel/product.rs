@@ -132,35 +132,35 @@ fn add_steps<S: Simd, const P: usize, const SCALED: bool>(
     totals: &mut Totals<P>,
 ) {
     let totals = totals.half(half);
-    for step in steps {
-        let rows: &[Lanes; HALF] = x.steps()[step][half..].first_chunk().expect("a tile has two halves");
-        let mut outputs = [w[0].step(step); P];
-        for p in 0..P {
-            outputs[p] = w[p].step(step);
+    for p in 0..P {
+        let mut own = [simd.splat(0.0); HALF];
+        for r in 0..HALF {
+            own[r] = simd.load(&totals[r][p]);
         }
-        let mut sums = [[simd.splat(0.0); P]; HALF];
-        for pair in 0..LANES {
-            for r in 0..HALF {
-                let x = simd.splat_pairs(rows[r].0[pair]);
-                for p in 0..P {
-                    sums[r][p] = simd.dot(x, simd.load_pairs(&outputs[p][pair].0), sums[r][p]);
+        for step in steps.clone() {
+            let rows: &[Lanes; HALF] = x.steps()[step][half..].first_chunk().expect("a tile has two halves");
+            let outputs = w[p].step(step);
+            let mut sums = [simd.splat(0.0); HALF];
+            for pair in 0..LANES {
+                let w = simd.load_pairs(&outputs[pair].0);
+                for r in 0..HALF {
+                    sums[r] = simd.dot(simd.splat_pairs(rows[r].0[pair]), w, sums[r]);
+                }
+            }
+            if SCALED {
+                let power = simd.load(w[p].power(step * STEP).unwrap_or(&[1.0; PANEL]));
+                for r in 0..HALF {
+                    let power = simd.mul(power, simd.splat(x.power(step * STEP, half + r)));
+                    own[r] = simd.fma(sums[r], power, own[r]);
+                }
+            } else {
+                for r in 0..HALF {
+                    own[r] = simd.add(sums[r], own[r]);
                 }
             }
         }
-        if !SCALED {
-            for r in 0..HALF {
-                for p in 0..P {
-                    simd.store(simd.add(sums[r][p], simd.load(&totals[r][p])), &mut totals[r][p]);
-                }
-            }
-            continue;
-        }
-        for p in 0..P {
-            let power = simd.load(w[p].power(step * STEP).unwrap_or(&[1.0; PANEL]));
-            for r in 0..HALF {
-                let power = simd.mul(power, simd.splat(x.power(step * STEP, half + r)));
-                simd.store(simd.fma(sums[r][p], power, simd.load(&totals[r][p])), &mut totals[r][p]);
-            }
+        for r in 0..HALF {
+            simd.store(own[r], &mut totals[r][p]);
         }
     }
 }

@@ -14,7 +14,7 @@ use super::panels::GROUP;
 use super::sides::{PANEL, STEP};
 use crate::Matrix;
 use crate::cpu::simd::codes::QUADS;
-use crate::cpu::simd::{IntegerProducts, Isa, LANES, Simd, dispatch, integer_products};
+use crate::cpu::simd::{IntegerProducts, Isa, LANES, Simd, dispatch, dispatch_integers};
 use codes::{Bytes, Codes, Pairs, Words};
 
 /// Panels that one row streams through at a time.
@@ -84,10 +84,11 @@ enum Integers {
 impl Product<'_> {
     /// The panels from `first` on that `columns` has room for.
     fn run(&self, isa: Isa, first: usize, columns: &mut [[bf16; PANEL]]) {
-        match integer_products(isa).and_then(|simd| Some((simd, self.integers()?))) {
-            Some((simd, integers)) => simd.vectorize(
-                #[inline(always)]
-                || self.stream_integers(simd, integers, first, columns),
+        match self.integers() {
+            Some(integers) => dispatch_integers!(
+                isa,
+                simd => self.stream_integers(simd, integers, first, columns),
+                unreachable!("operands have integers only where there are products of them")
             ),
             None => dispatch!(isa, simd => self.stream(simd, first, columns)),
         }

@@ -5,9 +5,9 @@ use std::arch::x86_64::*;
 use half::bf16;
 use microscale_formats::E8M0;
 
-use super::codes::CodeTable;
 use super::avx2::prefetch_past;
-use super::{LANES, Simd};
+use super::codes::{CodeTable, PairTable, QUAD};
+use super::{IntegerProducts, LANES, Simd, Words};
 
 /// Proof of AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]
@@ -21,6 +21,209 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("fma"))
         .then_some(Avx512(()))
+    }
+}
+
+/// The methods of [`Simd`] that a type takes over from the [`Avx512`] in it.
+macro_rules! avx512_methods {
+    ($(fn $name:ident($($x:ident: $argument:ty),+) $(-> $result:ty)?;)+) => {
+        $(
+            #[inline(always)]
+            fn $name(self, $($x: $argument),+) $(-> $result)? {
+                self.0.$name($($x),+)
+            }
+        )+
+    };
+    () => {
+        type F32 = __m512;
+        type Pairs = __m512i;
+        const ROWS: usize = Avx512::ROWS;
+
+        avx512_methods! {
+            fn splat(x: f32) -> __m512;
+            fn load(x: &[f32; LANES]) -> __m512;
+            fn store(x: __m512, to: &mut [f32; LANES]);
+            fn mul(a: __m512, b: __m512) -> __m512;
+            fn fma(a: __m512, b: __m512, c: __m512) -> __m512;
+            fn add(a: __m512, b: __m512) -> __m512;
+            fn sub(a: __m512, b: __m512) -> __m512;
+            fn bits(x: __m512) -> __m512i;
+            fn with_bits(x: __m512i) -> __m512;
+            fn and(a: __m512i, b: __m512i) -> __m512i;
+            fn or(a: __m512i, b: __m512i) -> __m512i;
+            fn max_bits(a: __m512i, b: __m512i) -> __m512i;
+            fn min_bits(a: __m512i, b: __m512i) -> __m512i;
+            fn add_bits(a: __m512i, b: __m512i) -> __m512i;
+            fn sub_bits(a: __m512i, b: __m512i) -> __m512i;
+            fn shift_left(x: __m512i, by: u32) -> __m512i;
+            fn shift_right(x: __m512i, by: u32) -> __m512i;
+            fn load_pairs(x: &[u32; LANES]) -> __m512i;
+            fn store_pairs(x: __m512i, to: &mut [u32; LANES]);
+            fn splat_pairs(x: u32) -> __m512i;
+            fn above(x: &[f32; LANES], limit: f32) -> u16;
+            fn largest(x: __m512i) -> u32;
+            fn bit_or(x: __m512i) -> u32;
+            fn total(x: __m512) -> f32;
+            fn round(x: __m512, to: &mut [bf16; LANES]);
+            fn powers(scales: &[E8M0; LANES]) -> __m512;
+        }
+        #[inline(always)]
+        fn pack_pairs<const BITS: usize>(self, pairs: __m512i, to: &mut [u8]) {
+            self.0.pack_pairs::<BITS>(pairs, to);
+        }
+        #[inline(always)]
+        fn fetch<T>(self, at: &T) {
+            self.0.fetch(at);
+        }
+        #[inline(always)]
+        fn prefetch_past<T>(self, here: &T, skips: [usize; 2]) {
+            self.0.prefetch_past(here, skips);
+        }
+    };
+}
+pub(super) use avx512_methods;
+
+impl Avx512 {
+    /// The codes of a quad, a byte each; of codes of 4 and 6 bits those lowest bits only count.
+    #[inline(always)]
+    pub(super) fn codes<const BITS: usize>(self, step: &[u8], quad: usize) -> __m512i {
+        let step: &[[u8; QUAD]] = step.as_chunks().0;
+        // SAFETY: `self` proves AVX-512; 64 bytes are loaded from 64.
+        let load = |i: usize| unsafe { _mm512_loadu_si512(step[i].as_ptr().cast()) };
+        match BITS {
+            4 if quad.is_multiple_of(2) => load(quad / 2),
+            // SAFETY: `self` proves AVX-512.
+            4 => unsafe { _mm512_srli_epi16::<4>(load(quad / 2)) },
+            6 if quad % 4 < 3 => load(quad / 4 * 3 + quad % 4),
+            6 => {
+                let first = quad / 4 * 3;
+                // SAFETY: `self` proves AVX-512. Shifts move bits between neighbouring bytes, to where they are
+                // masked or do not count.
+                unsafe {
+                    let [a, b, c] = [
+                        _mm512_srli_epi16::<6>(load(first)),
+                        _mm512_srli_epi16::<4>(load(first + 1)),
+                        _mm512_srli_epi16::<2>(load(first + 2)),
+                    ];
+                    // Where the mask is set the first, else the second.
+                    let low = _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(0b0011), a, b);
+                    _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(0b1111), low, c)
+                }
+            }
+            _ => load(quad),
+        }
+    }
+
+    /// Entries `16 · i` to `16 · i + 15` of a table, in every quarter of a register: what a look-up by the low four bits of
+    /// bytes takes.
+    #[inline(always)]
+    pub(super) fn part<const N: usize>(self, table: &[u8; N], i: usize) -> __m512i {
+        // SAFETY: `self` proves AVX-512; 16 bytes are loaded from 16.
+        unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_chunks::<16>().0[i].as_ptr().cast())) }
+    }
+
+    /// Low and high bytes of the table's values for 64 codes of 4 bits, in bytes whose other bits are zero.
+    #[inline(always)]
+    pub(super) fn look_up_16<const N: usize>(self, codes: __m512i, table: &PairTable<N>) -> [__m512i; 2] {
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            let (low, high) = (self.part(&table.low, 0), self.part(&table.high, 0));
+            [_mm512_shuffle_epi8(low, codes), _mm512_shuffle_epi8(high, codes)]
+        }
+    }
+
+    /// The same of a table's first 32 values, for the low five bits of codes.
+    #[inline(always)]
+    pub(super) fn look_up_32<const N: usize>(self, codes: __m512i, table: &PairTable<N>) -> [__m512i; 2] {
+        [self.look_up_bytes_32(codes, &table.low), self.look_up_bytes_32(codes, &table.high)]
+    }
+
+    /// One byte of each.
+    #[inline(always)]
+    pub(super) fn look_up_bytes_32<const N: usize>(self, codes: __m512i, table: &[u8; N]) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            // The machine looks up by the low four bits, where the top one is not set.
+            let index = _mm512_and_si512(codes, _mm512_set1_epi8(0x1F));
+            let upper = _mm512_test_epi8_mask(codes, _mm512_set1_epi8(0x10));
+            let low = _mm512_shuffle_epi8(self.part(table, 0), index);
+            _mm512_mask_shuffle_epi8(low, upper, self.part(table, 1), index)
+        }
+    }
+
+    /// The values of 64 codes of 8 bits, a sign and a magnitude: the 16 smallest and the 16 largest magnitudes looked up, the
+    /// others a shift and a sum away.
+    #[inline(always)]
+    fn decode_8(self, table: &CodeTable, codes: __m512i) -> [__m512i; 2] {
+        let PairTable { low, high } = &table.halves;
+        let (shift, base) = (table.middle.shift, table.middle.base);
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            let magnitudes = _mm512_and_si512(codes, _mm512_set1_epi8(0x7F));
+            let small = _mm512_testn_epi8_mask(codes, _mm512_set1_epi8(0x70));
+            let large = _mm512_cmpge_epu8_mask(magnitudes, _mm512_set1_epi8(0x70));
+            // Shifts move bits between neighbouring bytes, to where they are masked.
+            let up = _mm512_sll_epi16(magnitudes, _mm_cvtsi32_si128(shift as i32));
+            let middle_low = _mm512_and_si512(up, _mm512_set1_epi8((0xFFu8 << shift) as i8));
+            let down = _mm512_srl_epi16(magnitudes, _mm_cvtsi32_si128(8 - shift as i32));
+            let down = _mm512_and_si512(down, _mm512_set1_epi8((0x7Fu8 >> (8 - shift)) as i8));
+            let middle_high = _mm512_add_epi8(down, _mm512_set1_epi8(base as i8));
+            let low = {
+                let some = _mm512_mask_shuffle_epi8(middle_low, small, self.part(low, 0), magnitudes);
+                _mm512_mask_shuffle_epi8(some, large, self.part(low, 7), magnitudes)
+            };
+            let high = {
+                let some = _mm512_mask_shuffle_epi8(middle_high, small, self.part(high, 0), magnitudes);
+                _mm512_mask_shuffle_epi8(some, large, self.part(high, 7), magnitudes)
+            };
+            // high | (codes & sign bit)
+            interleave(low, _mm512_ternarylogic_epi32::<0xF8>(high, codes, _mm512_set1_epi8(-128)))
+        }
+    }
+
+    /// Those of 64 codes in two's complement.
+    #[inline(always)]
+    fn decode_integers(self, table: &CodeTable, codes: __m512i) -> [__m512i; 2] {
+        let unit = self.splat(f32::from_bits(u32::from(table.words[1]) << 16));
+        // SAFETY: `self` proves AVX-512.
+        let [first, second] = interleave(unsafe { _mm512_setzero_si512() }, codes);
+        [self.integer_pairs(first, unit), self.integer_pairs(second, unit)]
+    }
+
+    /// Codes in the top bytes of 16 bits each, times a power of two.
+    #[inline(always)]
+    fn integer_pairs(self, words: __m512i, unit: __m512) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            let even = _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(words)));
+            let odd = _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(words));
+            let (even, odd) = (self.bits(self.mul(even, unit)), self.bits(self.mul(odd, unit)));
+            _mm512_or_si512(_mm512_srli_epi32::<16>(even), odd)
+        }
+    }
+
+    /// The two's complement of words of a sign and a magnitude.
+    #[inline(always)]
+    fn twos_complement(self, words: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_mask_sub_epi16(words, _mm512_movepi16_mask(words), _mm512_set1_epi16(i16::MIN), words) }
+    }
+}
+
+/// Low and high bytes of 64 values to two vectors of pairs.
+#[inline(always)]
+pub(super) fn interleave(low: __m512i, high: __m512i) -> [__m512i; 2] {
+    // SAFETY: called with a proof of AVX-512 at hand only.
+    unsafe { [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)] }
+}
+
+/// Two pairs of four outputs to four elements of each.
+#[inline(always)]
+pub(super) fn fours(codes: __m512i) -> __m512i {
+    // SAFETY: called with a proof of AVX-512 at hand only.
+    unsafe {
+        let order = _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+        _mm512_shuffle_epi8(codes, _mm512_broadcast_i32x4(order))
     }
 }
 
@@ -103,7 +306,59 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
-        table.decode::<BITS>(step, quad).map(|pairs| self.load_pairs(&pairs))
+        let codes = self.codes::<BITS>(step, quad);
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            match BITS {
+                4 => {
+                    let codes = _mm512_and_si512(codes, _mm512_set1_epi8(0x0F));
+                    let [low, high] = self.look_up_16(codes, &table.halves);
+                    interleave(low, high)
+                }
+                6 => {
+                    let [low, high] = self.look_up_32(codes, &table.halves);
+                    // The sign is bit 5 of a code: high | (codes << 2 & sign bit)
+                    let signs = _mm512_slli_epi16::<2>(codes);
+                    interleave(low, _mm512_ternarylogic_epi32::<0xF8>(high, signs, _mm512_set1_epi8(-128)))
+                }
+                _ if table.twos_complement => self.decode_integers(table, codes),
+                _ => self.decode_8(table, codes),
+            }
+        }
+    }
+    #[inline(always)]
+    fn pack_pairs<const BITS: usize>(self, pairs: __m512i, to: &mut [u8]) {
+        let to = to[..4 * BITS].as_mut_ptr();
+        // SAFETY: `self` proves AVX-512; as many bytes are written as were checked to be there.
+        unsafe {
+            match BITS {
+                4 => _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(pairs)),
+                6 => {
+                    // Two pairs to the low three bytes of eight, those of two such to the low six of sixteen, and the words of
+                    // these side by side.
+                    let fours = _mm512_or_si512(pairs, _mm512_srli_epi64::<20>(pairs));
+                    let sixes = _mm_setr_epi8(0, 1, 2, 8, 9, 10, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+                    let sixes = _mm512_shuffle_epi8(fours, _mm512_broadcast_i32x4(sixes));
+                    let order = const {
+                        let mut order = [0u16; 2 * LANES];
+                        let mut i = 0;
+                        while i < 12 {
+                            order[i] = (i / 3 * 8 + i % 3) as u16;
+                            i += 1;
+                        }
+                        order
+                    };
+                    let words = _mm512_permutexvar_epi16(_mm512_loadu_si512(order.as_ptr().cast()), sixes);
+                    _mm256_mask_storeu_epi8(to.cast(), 0xFF_FFFF, _mm512_castsi512_si256(words));
+                }
+                _ => _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(pairs)),
+            }
+        }
+    }
+    #[inline(always)]
+    fn above(self, x: &[f32; LANES], limit: f32) -> u16 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(self.load(x), self.splat(limit)) }
     }
     #[inline(always)]
     fn fetch<T>(self, at: &T) {
@@ -162,5 +417,107 @@ impl Simd for Avx512 {
         }
         // SAFETY: `self` proves these features.
         unsafe { run(f) }
+    }
+}
+
+/// Signed bytes in the low bits of two words.
+#[inline(always)]
+fn words_of([low, high]: [u32; 2]) -> u32 {
+    u32::from(i16::from(low as i8).cast_unsigned()) | u32::from(i16::from(high as i8).cast_unsigned()) << 16
+}
+
+impl IntegerProducts for Avx512 {
+    type I32 = __m512i;
+    const DOTS_BYTES: bool = false;
+
+    #[inline(always)]
+    fn start(self, x: i32) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> __m512i {
+        let codes = fours(self.codes::<BITS>(step, quad));
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            match BITS {
+                4 => _mm512_shuffle_epi8(self.part(table, 0), _mm512_and_si512(codes, _mm512_set1_epi8(0x0F))),
+                6 => {
+                    // 128 and the value; for the other sign 256 less that.
+                    let values = self.look_up_bytes_32(codes, table);
+                    let negative = _mm512_test_epi8_mask(codes, _mm512_set1_epi8(0x20));
+                    _mm512_mask_sub_epi8(values, negative, _mm512_setzero_si512(), values)
+                }
+                // Codes of 8 bits are two's complement here: flipping the sign bit adds 128.
+                _ => _mm512_xor_si512(codes, _mm512_set1_epi8(-128)),
+            }
+        }
+    }
+    #[inline(always)]
+    fn dot_bytes(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
+        // The machine's own sums of products of bytes saturate.
+        let (even, odd) = (words_of([x, x >> 16]), words_of([x >> 8, x >> 24]));
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            let sum = self.dot_integers(even, _mm512_and_si512(w, _mm512_set1_epi16(0xFF)), sum);
+            self.dot_integers(odd, _mm512_srli_epi16::<8>(w), sum)
+        }
+    }
+    #[inline(always)]
+    fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [__m512i; 2] {
+        let codes = self.codes::<BITS>(step, quad);
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            if BITS == 4 {
+                let [low, high] = self.look_up_16(_mm512_and_si512(codes, _mm512_set1_epi8(0x0F)), table);
+                return interleave(low, high);
+            }
+            let [low, high] = self.look_up_32(codes, table);
+            // The sign is bit 5 of a code: high | (codes << 2 & sign bit)
+            let high = _mm512_ternarylogic_epi32::<0xF8>(high, _mm512_slli_epi16::<2>(codes), _mm512_set1_epi8(-128));
+            let [first, second] = interleave(low, high);
+            [self.twos_complement(first), self.twos_complement(second)]
+        }
+    }
+    #[inline(always)]
+    fn dot_integers(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_add_epi32(sum, _mm512_madd_epi16(w, self.splat_pairs(x))) }
+    }
+    #[inline(always)]
+    fn float(self, x: __m512i) -> __m512 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_cvtepi32_ps(x) }
+    }
+}
+
+impl Words for Avx512 {
+    lanewise! { 1;
+        sub_words(a: Pairs, b: Pairs) -> Pairs = _mm512_subs_epu16;
+        add_words(a: Pairs, b: Pairs) -> Pairs = _mm512_adds_epu16;
+        min_words(a: Pairs, b: Pairs) -> Pairs = _mm512_min_epu16;
+        shift_words_left(x: Pairs, by: Pairs) -> Pairs = _mm512_sllv_epi16;
+        shift_words_right(x: Pairs, by: Pairs) -> Pairs = _mm512_srlv_epi16;
+    }
+    #[inline(always)]
+    fn splat_words(self, x: u16) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_set1_epi16(x.cast_signed()) }
+    }
+    #[inline(always)]
+    fn negate_words(self, x: __m512i, sign: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_mask_sub_epi16(x, _mm512_movepi16_mask(sign), _mm512_setzero_si512(), x) }
+    }
+    #[inline(always)]
+    fn largest_word(self, x: __m512i) -> u16 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            let half = _mm256_max_epu16(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x));
+            let quarter = _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
+            // The machine finds the smallest of eight.
+            let least = _mm_minpos_epu16(_mm_xor_si128(quarter, _mm_set1_epi16(-1)));
+            !(_mm_cvtsi128_si32(least) as u16)
+        }
     }
 }

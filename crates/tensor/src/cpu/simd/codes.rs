@@ -32,10 +32,28 @@ pub(crate) struct CodeTable {
     /// Whether the codes of 8 bits are two's complement rather than sign and magnitude.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "looked up whole elsewhere"))]
     pub(crate) twos_complement: bool,
+    /// How most magnitudes of 8 bits become bf16.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "looked up whole elsewhere"))]
+    pub(crate) middle: Middle,
     /// Of small integers: the value of each code in units, plus [`BYTE_BIAS`]; codes of 4 bits repeat every 16.
     pub(crate) bytes: Option<[u8; 256]>,
     /// Of formats of 4 and 6 bits: the value of each code in units, as a signed integer.
     pub(crate) integers: Option<PairTable<64>>,
+}
+
+/// Magnitudes as bf16: `(magnitude << shift) + (base << 8)`, which holds for all codes of a sign and a magnitude in 8 bits but
+/// for subnormal and special ones, which are among the 16 smallest and the 16 largest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Middle {
+    pub(crate) shift: u32,
+    pub(crate) base: u8,
+}
+
+impl Middle {
+    fn new(element: ElementFormat) -> Middle {
+        // bf16 has seven bits of fraction, and its exponents are larger by the difference of the biases.
+        Middle { shift: 7 - element.mantissa_bits(), base: ((127 - element.bias()) >> 1) as u8 }
+    }
 }
 
 /// What is added to weights to make their bytes unsigned, which is what the machines multiply signed ones by.
@@ -61,6 +79,7 @@ impl CodeTable {
             halves: PairTable::new(|code| words[code]),
             words,
             twos_complement: element == INT8,
+            middle: Middle::new(element),
             bytes: is_small_integer(element).then(|| {
                 let units = if element == INT8 { 64.0 } else { 1.0 / element.min_positive() };
                 std::array::from_fn(|code| ((element.decode(code as u8 & mask) * units) as i32 + BYTE_BIAS) as u8)

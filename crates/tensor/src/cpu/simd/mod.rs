@@ -28,6 +28,7 @@ cfg_select! {
         mod avx2;
         mod avx512;
         mod avx512bf16;
+        mod avx512vnni;
     }
     target_arch = "aarch64" => { mod neon; }
     _ => {}
@@ -154,6 +155,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
 pub(crate) trait IntegerProducts: Simd {
     /// Sixteen `i32` lanes.
     type I32: Copy;
+    /// Whether [`dot_bytes`](Self::dot_bytes) is one instruction, so that it is worth more than decoding every code once.
+    const DOTS_BYTES: bool;
 
     fn start(self, x: i32) -> Self::I32;
     /// The bytes of a quad of a packed step: four elements along k, unsigned, in each of sixteen lanes, the outputs.
@@ -165,6 +168,10 @@ pub(crate) trait IntegerProducts: Simd {
     /// `sum` and the two products of `x`, signed integers of 16 bits, with each lane.
     fn dot_integers(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32;
     fn float(self, x: Self::I32) -> Self::F32;
+}
+
+fn dots_bytes<S: IntegerProducts>(_: S) -> bool {
+    S::DOTS_BYTES
 }
 
 /// An instruction set whose pairs are also 32 lanes of 16 bits, each with a shift of its own.
@@ -186,26 +193,16 @@ pub(crate) trait Words: Simd {
 cfg_select! {
     target_arch = "x86_64" => {
         /// The instruction set's lanes of 16 bits, where they are faster than those of 32.
-        pub(crate) fn words(isa: Isa) -> Option<avx512bf16::Avx512Bf16> {
-            integer_products(isa)
-        }
-
-        /// The instruction set's products of integers, where they are faster than those of pairs.
-        pub(crate) fn integer_products(isa: Isa) -> Option<avx512bf16::Avx512Bf16> {
+        pub(crate) fn words(isa: Isa) -> Option<avx512::Avx512> {
             match isa {
-                Isa::Avx512Bf16 | Isa::Amx => Some(avx512bf16()),
-                _ => None,
+                Isa::Scalar | Isa::Avx2 => None,
+                Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => Some(avx512()),
             }
         }
     }
     _ => {
         /// None.
         pub(crate) fn words(_: Isa) -> Option<scalar::Scalar> {
-            None
-        }
-
-        /// None: here products of pairs are as fast.
-        pub(crate) fn integer_products(_: Isa) -> Option<scalar::Scalar> {
             None
         }
     }
@@ -222,7 +219,10 @@ pub enum Isa {
     /// x86-64 AVX-512 (F, BW, DQ, VL).
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// AVX-512 with VBMI and BF16, whose dot product of pairs was found to add as the canonical order asks.
+    /// AVX-512 with VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    /// AVX-512 with VNNI, VBMI and BF16, whose dot product of pairs was found to add as the canonical order asks.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
     /// The same with AMX tiles, for products whose sums are exact in any order.
@@ -234,15 +234,43 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// Whether it has [`IntegerProducts`].
+    pub(crate) fn has_integer_products(self) -> bool {
+        dispatch_integers!(self, simd => { let _ = simd; true }, false)
+    }
+
+    /// Whether these multiply bytes in one instruction.
+    pub(crate) fn dots_bytes(self) -> bool {
+        dispatch_integers!(self, simd => dots_bytes(simd), false)
+    }
+
+    /// Whether one instruction multiplies pairs of bf16. Where none does, the elements are better taken apart once for many
+    /// products.
+    pub(crate) fn dots_pairs(self) -> bool {
+        match self {
+            // Without vectors nothing is gained by it.
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Vnni => false,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Amx => true,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => false,
+        }
+    }
+
     /// Those the running CPU has, slowest first; never empty.
     pub fn available() -> Vec<Isa> {
         let mut isas = vec![Isa::Scalar];
         #[cfg(target_arch = "x86_64")]
-        isas.extend([Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx].into_iter().filter(|isa| match isa {
-            Isa::Avx2 => avx2::Avx2::detect().is_some(),
-            Isa::Avx512 => avx512::Avx512::detect().is_some(),
-            Isa::Avx512Bf16 => avx512bf16::Avx512Bf16::detect().is_some(),
-            _ => avx512bf16::Avx512Bf16::detect().is_some() && tiles::Tiles::detect().is_some(),
+        isas.extend([Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Bf16, Isa::Amx].into_iter().filter(|isa| {
+            match isa {
+                Isa::Avx2 => avx2::Avx2::detect().is_some(),
+                Isa::Avx512 => avx512::Avx512::detect().is_some(),
+                Isa::Avx512Vnni => avx512vnni::Avx512Vnni::detect().is_some(),
+                Isa::Avx512Bf16 => avx512bf16::Avx512Bf16::detect().is_some(),
+                _ => avx512bf16::Avx512Bf16::detect().is_some() && tiles::Tiles::detect().is_some(),
+            }
         }));
         #[cfg(target_arch = "aarch64")]
         isas.push(Isa::Neon);
@@ -262,6 +290,8 @@ impl Isa {
             Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => "avx512vnni",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => "avx512bf16",
             #[cfg(target_arch = "x86_64")]
@@ -335,6 +365,14 @@ macro_rules! dispatch {
                 )
             }
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => {
+                let $simd = simd::avx512vnni();
+                $simd.vectorize(
+                    #[inline(always)]
+                    || $body,
+                )
+            }
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Amx => {
                 let $simd = simd::avx512bf16();
                 $simd.vectorize(
@@ -355,6 +393,41 @@ macro_rules! dispatch {
 }
 pub(crate) use dispatch;
 
+/// The same for instruction sets with [`IntegerProducts`]; for others `$none`.
+macro_rules! dispatch_integers {
+    ($isa:expr, $simd:ident => $body:expr, $none:expr) => {{
+        use $crate::cpu::simd::{self, Isa, Simd as _};
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                let $simd = simd::avx512();
+                $simd.vectorize(
+                    #[inline(always)]
+                    || $body,
+                )
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => {
+                let $simd = simd::avx512vnni();
+                $simd.vectorize(
+                    #[inline(always)]
+                    || $body,
+                )
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Amx => {
+                let $simd = simd::avx512bf16();
+                $simd.vectorize(
+                    #[inline(always)]
+                    || $body,
+                )
+            }
+            _ => $none,
+        }
+    }};
+}
+pub(crate) use dispatch_integers;
+
 pub(crate) fn scalar() -> scalar::Scalar {
     scalar::Scalar
 }
@@ -374,6 +447,13 @@ pub(crate) fn avx512() -> avx512::Avx512 {
 }
 
 /// # Panics
+/// Without AVX-512 VNNI, likewise.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn avx512vnni() -> avx512vnni::Avx512Vnni {
+    avx512vnni::Avx512Vnni::detect().expect("Isa::Avx512Vnni on a CPU without it: take an Isa from Isa::available()")
+}
+
+/// # Panics
 /// Without AVX-512 BF16, likewise.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn avx512bf16() -> avx512bf16::Avx512Bf16 {
@@ -383,4 +463,93 @@ pub(crate) fn avx512bf16() -> avx512bf16::Avx512Bf16 {
 #[cfg(target_arch = "aarch64")]
 pub(crate) fn neon() -> neon::Neon {
     neon::Neon::detect()
+}
+
+#[cfg(test)]
+mod tests {
+    use microscale_formats::ElementFormat;
+
+    use super::codes::{QUADS, is_small_integer};
+    use super::*;
+
+    /// Steps of codes: all of them in order, and pseudo-random ones.
+    fn steps(bits: usize) -> Vec<Vec<u8>> {
+        let hash = |i: usize| (i as u32).wrapping_mul(0x9E37_79B9).rotate_left(11) as u8;
+        (0..32)
+            .map(|seed| (0..64 * bits).map(|i| if seed == 0 { i as u8 } else { hash(i + 7919 * seed) }).collect())
+            .collect()
+    }
+
+    fn lanes<S: Simd>(simd: S, pairs: [S::Pairs; 2]) -> [[u32; LANES]; 2] {
+        pairs.map(|pairs| {
+            let mut lanes = [0; LANES];
+            simd.store_pairs(pairs, &mut lanes);
+            lanes
+        })
+    }
+
+    fn decodes_as_scalar<S: Simd, const BITS: usize>(simd: S, element: ElementFormat) {
+        let table = CodeTable::new(element);
+        for step in steps(BITS) {
+            for quad in 0..QUADS {
+                let found = simd.vectorize(|| lanes(simd, simd.decode::<BITS>(&table, &step, quad)));
+                assert_eq!(found, scalar().decode::<BITS>(&table, &step, quad), "{element:?}, quad {quad}");
+            }
+        }
+    }
+
+    fn integers_as_scalar<S: IntegerProducts, const BITS: usize>(simd: S, element: ElementFormat) {
+        let table = CodeTable::new(element);
+        let sums = |sum: S::I32| {
+            let mut lanes = [0.0; LANES];
+            simd.store(simd.float(sum), &mut lanes);
+            lanes
+        };
+        for (seed, step) in steps(BITS).iter().enumerate() {
+            let x = (seed as u32 + 1).wrapping_mul(0x9E37_79B9);
+            // Both in 16 bits and moderate, as norms see to.
+            let few = x & 0x01FF_81FF;
+            for quad in 0..QUADS {
+                if let Some(bytes) = table.bytes.as_ref().filter(|_| is_small_integer(element)) {
+                    let expected = scalar().bytes::<BITS>(bytes, step, quad);
+                    let (found, sum) = simd.vectorize(|| {
+                        let found = simd.bytes::<BITS>(bytes, step, quad);
+                        (lanes(simd, [found; 2])[0], sums(simd.dot_bytes(x, found, simd.start(-5))))
+                    });
+                    assert_eq!(found, expected, "{element:?}, quad {quad}");
+                    let expected = scalar().dot_bytes(x, expected, [-5; LANES]);
+                    assert_eq!(sum, scalar().float(expected), "{element:?}, quad {quad}");
+                }
+                if let Some(integers) = &table.integers {
+                    let expected = scalar().integers::<BITS>(integers, step, quad);
+                    let (found, sum) = simd.vectorize(|| {
+                        let found = simd.integers::<BITS>(integers, step, quad);
+                        (lanes(simd, found), sums(simd.dot_integers(few, found[0], simd.start(7))))
+                    });
+                    assert_eq!(found, expected, "{element:?}, quad {quad}");
+                    let expected = scalar().dot_integers(few, expected[0], [7; LANES]);
+                    assert_eq!(sum, scalar().float(expected), "{element:?}, quad {quad}");
+                }
+            }
+        }
+    }
+
+    /// Every format, all of its codes: subnormal and special ones too.
+    #[test]
+    fn codes_become_the_same_everywhere() {
+        for element in ElementFormat::ALL {
+            for isa in Isa::available() {
+                dispatch!(isa, simd => match element.bits() {
+                    4 => decodes_as_scalar::<_, 4>(simd, element),
+                    6 => decodes_as_scalar::<_, 6>(simd, element),
+                    _ => decodes_as_scalar::<_, 8>(simd, element),
+                });
+                dispatch_integers!(isa, simd => match element.bits() {
+                    4 => integers_as_scalar::<_, 4>(simd, element),
+                    6 => integers_as_scalar::<_, 6>(simd, element),
+                    _ => integers_as_scalar::<_, 8>(simd, element),
+                }, {});
+            }
+        }
+    }
 }

@@ -116,6 +116,7 @@ impl Simd for Scalar {
 
 impl IntegerProducts for Scalar {
     type I32 = [i32; LANES];
+    const DOTS_BYTES: bool = false;
 
     fn start(self, x: i32) -> Self::I32 {
         [x; LANES]

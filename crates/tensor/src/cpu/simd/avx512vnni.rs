@@ -1,0 +1,74 @@
+#![allow(unsafe_code, reason = "vector intrinsics")]
+
+use std::arch::x86_64::*;
+
+use half::bf16;
+use microscale_formats::E8M0;
+
+use super::avx512::{Avx512, avx512_methods};
+use super::codes::{CodeTable, PairTable};
+use super::{IntegerProducts, LANES, Simd};
+
+/// Proof of AVX-512 with VNNI: sums of products of integers in one instruction.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Vnni(Avx512);
+
+impl Avx512Vnni {
+    pub(super) fn detect() -> Option<Avx512Vnni> {
+        Avx512::detect().filter(|_| is_x86_feature_detected!("avx512vnni")).map(Avx512Vnni)
+    }
+}
+
+impl Simd for Avx512Vnni {
+    avx512_methods!();
+
+    #[inline(always)]
+    fn dot(self, x: __m512i, w: __m512i, sum: __m512) -> __m512 {
+        self.0.dot(x, w, sum)
+    }
+    #[inline(always)]
+    fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
+        self.0.decode::<BITS>(table, step, quad)
+    }
+    #[inline(always)]
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+        fn run<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        // SAFETY: `self` proves these features.
+        unsafe { run(f) }
+    }
+}
+
+impl IntegerProducts for Avx512Vnni {
+    type I32 = __m512i;
+    const DOTS_BYTES: bool = true;
+
+    #[inline(always)]
+    fn start(self, x: i32) -> __m512i {
+        self.0.start(x)
+    }
+    #[inline(always)]
+    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> __m512i {
+        self.0.bytes::<BITS>(table, step, quad)
+    }
+    #[inline(always)]
+    fn dot_bytes(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512 VNNI.
+        unsafe { _mm512_dpbusd_epi32(sum, w, self.splat_pairs(x)) }
+    }
+    #[inline(always)]
+    fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [__m512i; 2] {
+        self.0.integers::<BITS>(table, step, quad)
+    }
+    #[inline(always)]
+    fn dot_integers(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512 VNNI.
+        unsafe { _mm512_dpwssd_epi32(sum, w, self.splat_pairs(x)) }
+    }
+    #[inline(always)]
+    fn float(self, x: __m512i) -> __m512 {
+        self.0.float(x)
+    }
+}
