@@ -10,11 +10,11 @@ use super::sides::{PANEL, STEP, TILE, XTile};
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{LANES, Simd};
 
-/// A step of a row in the order of additions: of each pair the high element first.
-pub(super) type FloatRow = [f32; STEP];
+/// A step of a row: the odd elements, then the even ones. That is the order in which those of a pair are added.
+pub(super) type FloatRow = [[f32; LANES]; 2];
 
-/// A step of a panel in the same order, the bits of sixteen outputs each.
-pub(super) type FloatStep = [Lanes; STEP];
+/// A step of a panel: of each pair the odd element, then the even one, the bits of sixteen outputs each.
+pub(super) type FloatStep = [[Lanes; 2]; LANES];
 
 /// Some steps of a panel of outputs.
 #[derive(Clone, Copy)]
@@ -27,14 +27,26 @@ pub(super) struct FloatPanel<'a> {
 /// Rows whose sums with a panel fill the registers of a machine that has few of them.
 const FEWER: usize = 6;
 
-/// A step of a row, taken apart.
+/// Rows of a tile that are multiplied together: the first of each group, and how many it may have.
+fn groups<S: Simd>() -> impl Iterator<Item = (usize, usize)> {
+    let rows = if S::ROWS >= HALF { HALF } else { FEWER };
+    (0..TILE).step_by(rows).map(move |first| (first, rows.min(TILE - first)))
+}
+
+/// Appends some steps of a tile, taken apart: `[group][step][row]`, so that the product reads one line after another.
 #[inline(always)]
-pub(super) fn float_row(pairs: &[u32; LANES]) -> FloatRow {
-    let mut row = [0.0; STEP];
-    for (to, pair) in row.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
-        *to = [pair & 0xFFFF_0000, pair << 16].map(f32::from_bits);
+pub(super) fn take_apart<S: Simd>(simd: S, x: &XTile<'_>, steps: Range<usize>, to: &mut Vec<FloatRow>) {
+    for (first, rows) in groups::<S>() {
+        for step in &x.steps()[steps.clone()] {
+            for pairs in &step[first..first + rows] {
+                let [even, odd] = simd.floats(simd.load_pairs(&pairs.0));
+                let mut row = FloatRow::default();
+                simd.store(odd, &mut row[0]);
+                simd.store(even, &mut row[1]);
+                to.push(row);
+            }
+        }
     }
-    row
 }
 
 /// Sixteen outputs of two elements, taken apart.
@@ -47,100 +59,147 @@ pub(super) fn float_lanes<S: Simd>(simd: S, pairs: S::Pairs, scale: Option<S::F3
     }
 }
 
-/// Adds the products of a tile's first `rows` rows with a pair of panels over `steps` to their totals, `chunk` elements at a
-/// time. `floats` and the panels begin with the first of these steps. Rows that complete a group are computed with the
-/// others.
+/// Some rows and what is known of their products so far.
+pub(super) struct FloatTile<'a> {
+    pub(super) x: &'a XTile<'a>,
+    /// Rows that count; those that complete a group are computed with them.
+    pub(super) rows: usize,
+    /// What [`take_apart`] made of the tile, and then of those that come next.
+    pub(super) floats: &'a [FloatRow],
+    pub(super) totals: &'a mut Totals<2>,
+    /// The sums of a chunk that has begun, where chunks may be longer than what is multiplied at a time.
+    pub(super) sums: &'a mut Totals<2>,
+}
+
+/// Adds the products of a tile with a pair of panels over `steps` to its totals, a chunk of so many steps at a time. Rows
+/// and panels begin with the first of these steps.
 #[inline(always)]
 pub(super) fn multiply_floats<S: Simd>(
     simd: S,
-    (x, floats, rows): (&XTile<'_>, &[FloatRow], usize),
+    mut tile: FloatTile<'_>,
     w: &[FloatPanel<'_>; 2],
     (steps, chunk): (Range<usize>, usize),
-    totals: &mut Totals<2>,
 ) {
-    let floats = floats.as_chunks().0;
-    let scaled = !x.is_unscaled() || w[0].scales.is_some();
-    let chunks = Chunks { x, floats, first: steps.start, steps: chunk / STEP };
-    if S::ROWS >= HALF {
-        for first in (0..rows.min(TILE)).step_by(HALF) {
-            match scaled {
-                true => chunks.add::<S, HALF, 2, true>(simd, first, (w, 0), totals),
-                false => chunks.add::<S, HALF, 2, false>(simd, first, (w, 0), totals),
-            }
-        }
-        return;
-    }
-    for p in 0..2 {
-        let w = std::array::from_ref(&w[p]);
-        for first in (0..rows.min(TILE)).step_by(FEWER) {
-            match (TILE - first < FEWER, scaled) {
-                (true, true) => chunks.add::<S, { TILE % FEWER }, 1, true>(simd, first, (w, p), totals),
-                (true, false) => chunks.add::<S, { TILE % FEWER }, 1, false>(simd, first, (w, p), totals),
-                (false, true) => chunks.add::<S, FEWER, 1, true>(simd, first, (w, p), totals),
-                (false, false) => chunks.add::<S, FEWER, 1, false>(simd, first, (w, p), totals),
+    let scaled = !tile.x.is_unscaled() || w[0].scales.is_some();
+    let end = tile.rows;
+    for (first, rows) in groups::<S>().take_while(|&(first, _)| first < end) {
+        let span = (steps.clone(), chunk);
+        match (rows, scaled) {
+            (HALF, true) => tile.add::<S, HALF, 2, true>(simd, first, (w, 0), span),
+            (HALF, false) => tile.add::<S, HALF, 2, false>(simd, first, (w, 0), span),
+            _ => {
+                for p in 0..2 {
+                    let (w, span) = ((std::array::from_ref(&w[p]), p), span.clone());
+                    match (rows, scaled) {
+                        (FEWER, true) => tile.add::<S, FEWER, 1, true>(simd, first, w, span),
+                        (FEWER, false) => tile.add::<S, FEWER, 1, false>(simd, first, w, span),
+                        (_, true) => tile.add::<S, { TILE % FEWER }, 1, true>(simd, first, w, span),
+                        (_, false) => tile.add::<S, { TILE % FEWER }, 1, false>(simd, first, w, span),
+                    }
+                }
             }
         }
     }
 }
 
-/// The rows of a tile over some steps.
-struct Chunks<'a> {
-    x: &'a XTile<'a>,
-    floats: &'a [[FloatRow; TILE]],
-    /// The step that `floats` begins with.
-    first: usize,
-    /// Steps that are summed before they are added to the totals.
-    steps: usize,
-}
-
-impl Chunks<'_> {
+impl FloatTile<'_> {
     /// Adds the products of `R` rows from `row` on with `P` panels to the totals of panels from `panel` on.
     #[inline(always)]
     fn add<S: Simd, const R: usize, const P: usize, const SCALED: bool>(
-        &self,
+        &mut self,
         simd: S,
         row: usize,
         (w, panel): (&[FloatPanel<'_>; P], usize),
-        totals: &mut Totals<2>,
+        (steps, chunk): (Range<usize>, usize),
     ) {
-        let totals: &mut [[[f32; PANEL]; 2]; R] = totals.0[row..].first_chunk_mut().expect("a tile has these rows");
-        for start in (0..self.floats.len()).step_by(self.steps) {
-            let steps = start..self.floats.len().min(start + self.steps);
+        let x: &[[FloatRow; R]] = self.floats[row * steps.len()..].as_chunks().0;
+        // A division takes as long as many a product.
+        let mut begin = if chunk == 1 { steps.start } else { steps.start / chunk * chunk };
+        while begin < steps.end {
+            let first = begin.max(steps.start);
+            let (end, last) = (begin + chunk, (begin + chunk).min(steps.end));
             let mut sums = [[simd.splat(0.0); P]; R];
-            for step in steps {
-                let rows: &[FloatRow; R] = self.floats[step][row..].first_chunk().expect("a tile has these rows");
+            if begin < first {
+                for r in 0..R {
+                    for p in 0..P {
+                        sums[r][p] = simd.load(&self.sums.0[row + r][panel + p]);
+                    }
+                }
+            }
+            for step in first - steps.start..last - steps.start {
                 let mut outputs = [&w[0].steps[step]; P];
                 for p in 1..P {
                     outputs[p] = &w[p].steps[step];
                 }
-                for k in 0..STEP {
-                    let mut w = [simd.splat(0.0); P];
+                // The next step's rows, or those of the group after this.
+                if let Some(next) = x.get(step + 1) {
+                    next.as_flattened().iter().for_each(
+                        #[inline(always)]
+                        |line| simd.fetch(line),
+                    );
+                }
+                add_step(simd, &x[step], &outputs, &mut sums);
+            }
+            if last == end || last == self.x.steps().len() {
+                self.add_scaled::<S, R, P, SCALED>(simd, (row, panel), &sums, (w, steps.start), begin);
+            } else {
+                for r in 0..R {
                     for p in 0..P {
-                        w[p] = simd.with_bits(simd.load_pairs(&outputs[p][k].0));
-                    }
-                    for r in 0..R {
-                        let x = simd.splat(rows[r][k]);
-                        for p in 0..P {
-                            sums[r][p] = simd.fma(x, w[p], sums[r][p]);
-                        }
+                        simd.store(sums[r][p], &mut self.sums.0[row + r][panel + p]);
                     }
                 }
             }
-            for p in 0..P {
-                let w = match w[p].scales {
-                    Some((powers, steps)) if SCALED => simd.load(&powers[start / steps]),
-                    _ => simd.splat(1.0),
+            begin = end;
+        }
+    }
+
+    /// Adds the sums of the chunk that begins with step `first` to the totals, scaled.
+    #[inline(always)]
+    fn add_scaled<S: Simd, const R: usize, const P: usize, const SCALED: bool>(
+        &mut self,
+        simd: S,
+        (row, panel): (usize, usize),
+        sums: &[[S::F32; P]; R],
+        (w, start): (&[FloatPanel<'_>; P], usize),
+        first: usize,
+    ) {
+        for p in 0..P {
+            let w = match w[p].scales {
+                Some((powers, steps)) if SCALED => simd.load(&powers[(first - start) / steps]),
+                _ => simd.splat(1.0),
+            };
+            for r in 0..R {
+                let to = &mut self.totals.0[row + r][panel + p];
+                let total = simd.load(to);
+                let total = if SCALED {
+                    let power = simd.mul(w, simd.splat(self.x.power(first * STEP, row + r)));
+                    simd.fma(sums[r][p], power, total)
+                } else {
+                    simd.add(sums[r][p], total)
                 };
-                for r in 0..R {
-                    let to = &mut totals[r][panel + p];
-                    let total = simd.load(to);
-                    let total = if SCALED {
-                        let power = simd.mul(w, simd.splat(self.x.power((self.first + start) * STEP, row + r)));
-                        simd.fma(sums[r][p], power, total)
-                    } else {
-                        simd.add(sums[r][p], total)
-                    };
-                    simd.store(total, to);
+                simd.store(total, to);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add_step<S: Simd, const R: usize, const P: usize>(
+    simd: S,
+    rows: &[FloatRow; R],
+    outputs: &[&FloatStep; P],
+    sums: &mut [[S::F32; P]; R],
+) {
+    for pair in 0..LANES {
+        for half in 0..2 {
+            let mut w = [simd.splat(0.0); P];
+            for p in 0..P {
+                w[p] = simd.with_bits(simd.load_pairs(&outputs[p][pair][half].0));
+            }
+            for r in 0..R {
+                let x = simd.splat(rows[r][half][pair]);
+                for p in 0..P {
+                    sums[r][p] = simd.fma(x, w[p], sums[r][p]);
                 }
             }
         }

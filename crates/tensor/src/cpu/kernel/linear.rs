@@ -6,7 +6,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::bytes::multiply_bytes;
-use super::floats::{FloatRow, float_row, multiply_floats};
+use super::floats::{FloatRow, FloatTile, multiply_floats, take_apart};
 use super::operand::Operand;
 use super::panels::{Panels, Scratch};
 use super::product::{Order, Totals, multiply, multiply_tiles};
@@ -82,8 +82,10 @@ fn strips(matrix: &mut Matrix, pairs: usize) -> Vec<Strip<'_>> {
 #[derive(Default)]
 struct Room {
     decoded: [[Scratch; 2]; PAIRS],
-    /// `[tile][step][row]`, the elements as the product takes them.
-    rows: Vec<FloatRow>,
+    /// Rows in f32, one tile after another.
+    floats: Vec<FloatRow>,
+    /// Of chunks that go on: `[pair of panels][tile]`.
+    sums: Vec<Totals<2>>,
     /// `[pair of panels][tile]`.
     totals: Vec<Totals<2>>,
 }
@@ -193,8 +195,12 @@ impl<'a> Product<'a> {
     ) {
         for (block, tiles) in self.tiles.chunks(TILES).enumerate() {
             room.totals.resize(tiles.len() * pairs.len(), Totals::ZERO);
-            // Whole chunks and whole steps.
-            let unit = if self.chunk.is_multiple_of(STEP) { self.chunk } else { self.chunk * STEP };
+            // Whole chunks and whole steps; f32 take chunks in parts.
+            let unit = match self.way {
+                Way::Floats => STEP.max(self.w.block_size().unwrap_or(STEP)),
+                _ if self.chunk.is_multiple_of(STEP) => self.chunk,
+                _ => self.chunk * STEP,
+            };
             let length = (elements / unit).max(1) * unit;
             for start in (0..self.k).step_by(length) {
                 let span = start..self.k.min(start + length);
@@ -298,26 +304,29 @@ impl<'a> Product<'a> {
         simd: S,
         &Block { tiles, rows, ref span }: &Block<'_>,
         pairs: Range<usize>,
-        Room { decoded: [[first, second], ..], rows: floats, totals }: &mut Room,
+        Room { decoded: [[first, second], ..], floats, sums, totals }: &mut Room,
     ) {
         let steps = span.start / STEP..span.end.div_ceil(STEP);
         floats.clear();
         for (x, _) in tiles {
-            floats.extend(x.steps()[steps.clone()].as_flattened().iter().map(
-                #[inline(always)]
-                |lanes| float_row(&lanes.0),
-            ));
+            take_apart(simd, x, steps.clone(), floats);
         }
-        for (pair, totals) in pairs.zip(totals.chunks_mut(tiles.len())) {
+        let chunk = self.chunk / STEP;
+        let mut whole = Totals::ZERO;
+        sums.resize(if chunk * STEP > FLOAT_ELEMENTS { totals.len() } else { 0 }, Totals::ZERO);
+        for (pair, at) in pairs.zip((0..totals.len()).step_by(tiles.len())) {
             let both = self.both(pair);
             let first = self.w.float_panel(simd, both[0], steps.clone(), first);
             let w = [first, self.w.float_panel(simd, both[1], steps.clone(), second)];
             for (t, (x, _)) in tiles.iter().enumerate() {
+                let totals = &mut totals[at + t];
                 if span.start == 0 {
-                    totals[t] = Totals::ZERO;
+                    *totals = Totals::ZERO;
                 }
-                let floats = &floats[t * steps.len() * TILE..][..steps.len() * TILE];
-                multiply_floats(simd, (x, floats, rows - t * TILE), &w, (steps.clone(), self.chunk), &mut totals[t]);
+                let floats = &floats[t * steps.len() * TILE..];
+                let sums = sums.get_mut(at + t).unwrap_or(&mut whole);
+                let tile = FloatTile { x, rows: rows - t * TILE, floats, totals, sums };
+                multiply_floats(simd, tile, &w, (steps.clone(), chunk));
             }
         }
     }

@@ -244,9 +244,9 @@ impl Panels {
     ) -> FloatPanel<'a> {
         match &self.storage {
             Storage::Plain(_) => {
-                scratch.floats.resize(steps.len(), [Lanes::ZERO; STEP]);
+                scratch.floats.resize(steps.len(), [[Lanes::ZERO; 2]; LANES]);
                 for (step, to) in self.plain_steps(panel)[steps].iter().zip(&mut scratch.floats) {
-                    for (pairs, to) in step.iter().zip(to.as_chunks_mut().0) {
+                    for (pairs, to) in step.iter().zip(to) {
                         float_lanes(simd, simd.load_pairs(&pairs.0), None, to);
                     }
                 }
@@ -351,16 +351,15 @@ impl Packed {
         scratch: &mut Scratch,
     ) {
         let codes = self.codes(panel);
-        scratch.floats.resize(steps.len(), [Lanes::ZERO; STEP]);
+        scratch.floats.resize(steps.len(), [[Lanes::ZERO; 2]; LANES]);
         for (s, step) in steps.clone().zip(&mut scratch.floats) {
             fetch_step::<S, BITS>(simd, codes, s + steps.len());
             let codes = step_codes::<BITS>(codes, s);
             let scale = if SCALED { Some(simd.powers(self.scales(panel).block(s))) } else { None };
-            for (q, to) in step.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            for (q, [first, second]) in step.as_chunks_mut().0.iter_mut().enumerate() {
                 let pairs = simd.decode::<BITS>(&self.table, codes, q);
-                for (pairs, to) in pairs.into_iter().zip(to.as_chunks_mut().0) {
-                    float_lanes(simd, pairs, scale, to);
-                }
+                float_lanes(simd, pairs[0], scale, first);
+                float_lanes(simd, pairs[1], scale, second);
             }
         }
     }

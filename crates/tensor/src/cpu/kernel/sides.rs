@@ -73,6 +73,12 @@ pub(in crate::cpu) struct WPanel<'a> {
     pub(in crate::cpu) limits: &'a [f32],
 }
 
+/// The block that holds element `k`. Nearly all are of 32, and a division takes as long as many a product.
+#[inline(always)]
+pub(super) fn block_of(k: usize, block_size: usize) -> usize {
+    if block_size == STEP { k / STEP } else { k / block_size }
+}
+
 impl<'a> XTile<'a> {
     /// The pairs of a row in a step.
     #[inline(always)]
@@ -99,7 +105,7 @@ impl<'a> XTile<'a> {
     #[inline(always)]
     pub(in crate::cpu) fn power(&self, k: usize, row: usize) -> f32 {
         match self.scales {
-            Some(s) => s.powers[k / s.block_size][row],
+            Some(s) => s.powers[block_of(k, s.block_size)][row],
             None => 1.0,
         }
     }
@@ -131,6 +137,6 @@ impl<'a> WPanel<'a> {
 
     #[inline(always)]
     pub(super) fn power(&self, k: usize) -> Option<&'a [f32; PANEL]> {
-        self.scales.map(|s| &s.powers[self.stride * (k / s.block_size - self.first[1])])
+        self.scales.map(|s| &s.powers[self.stride * (block_of(k, s.block_size) - self.first[1])])
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::super::linear::Product;
 use super::super::panels::{GROUP, Packed, PanelScales, step_codes};
-use super::super::sides::{PANEL, STEP, XTile};
+use super::super::sides::{PANEL, STEP, XTile, block_of};
 use super::{Way, add_quad, add_scaled, lanes};
 use crate::cpu::simd::codes::QUADS;
 use crate::cpu::simd::{AHEAD, IntegerProducts, Simd};
@@ -206,13 +206,22 @@ impl<const P: usize> Sides<'_, P> {
             #[inline(always)]
             |ahead| if left > ahead { 0 } else { (P - 1) * length },
         );
-        for quad in 0..QUADS {
-            for p in 0..P {
-                if let Some(line) = here[p].as_chunks::<64>().0.get(quad) {
-                    simd.prefetch_past(line, skips);
-                }
-                f(here[p], quad, p);
-            }
+        for first in (0..QUADS).step_by(4) {
+            four::<4>(
+                #[inline(always)]
+                |quad| {
+                    let quad = first + quad;
+                    four::<P>(
+                        #[inline(always)]
+                        |p| {
+                            if let Some(line) = here[p].as_chunks::<64>().0.get(quad) {
+                                simd.prefetch_past(line, skips);
+                            }
+                            f(here[p], quad, p);
+                        },
+                    );
+                },
+            );
         }
     }
 
@@ -220,7 +229,7 @@ impl<const P: usize> Sides<'_, P> {
     #[inline(always)]
     fn powers<S: Simd>(&self, simd: S, k: usize) -> [S::F32; P] {
         const { assert!(P == 1 || P == GROUP) };
-        let block = k / self.packed.block_size;
+        let block = block_of(k, self.packed.block_size);
         simd.prefetch(self.scales[0].block(block));
         let mut powers = [simd.splat(1.0); P];
         for p in 0..P {
@@ -247,5 +256,18 @@ impl<const P: usize> Sides<'_, P> {
                 totals[r][p] = simd.fma(simd.float(sums[r][p]), simd.mul(powers[p], x), totals[r][p]);
             }
         }
+    }
+}
+
+/// Calls `f` for the first `N` of four, one or all: written out, as the compiler leaves a loop over large bodies what it is, and
+/// what that adds up in memory.
+#[inline(always)]
+fn four<const N: usize>(mut f: impl FnMut(usize)) {
+    const { assert!(N == 1 || N == 4) };
+    f(0);
+    if N == 4 {
+        f(1);
+        f(2);
+        f(3);
     }
 }
