@@ -113,6 +113,11 @@ impl FloatTile<'_> {
         (steps, chunk): (Range<usize>, usize),
     ) {
         let x: &[[FloatRow; R]] = self.floats[row * steps.len()..].as_chunks().0;
+        for totals in &self.totals.0[row..row + R] {
+            for p in 0..P {
+                simd.fetch(&totals[panel + p]);
+            }
+        }
         // A division takes as long as many a product.
         let mut begin = if chunk == 1 { steps.start } else { steps.start / chunk * chunk };
         while begin < steps.end {

@@ -156,18 +156,19 @@ impl Avx512 {
     #[inline(always)]
     fn decode_8(self, table: &CodeTable, codes: __m512i) -> [__m512i; 2] {
         let PairTable { low, high } = &table.halves;
-        let (shift, base) = (table.middle.shift, table.middle.base);
+        let middle = &table.middle;
         // SAFETY: `self` proves AVX-512.
         unsafe {
             let magnitudes = _mm512_and_si512(codes, _mm512_set1_epi8(0x7F));
             let small = _mm512_testn_epi8_mask(codes, _mm512_set1_epi8(0x70));
             let large = _mm512_cmpge_epu8_mask(magnitudes, _mm512_set1_epi8(0x70));
-            // Shifts move bits between neighbouring bytes, to where they are masked.
-            let up = _mm512_sll_epi16(magnitudes, _mm_cvtsi32_si128(shift as i32));
-            let middle_low = _mm512_and_si512(up, _mm512_set1_epi8((0xFFu8 << shift) as i8));
-            let down = _mm512_srl_epi16(magnitudes, _mm_cvtsi32_si128(8 - shift as i32));
-            let down = _mm512_and_si512(down, _mm512_set1_epi8((0x7Fu8 >> (8 - shift)) as i8));
-            let middle_high = _mm512_add_epi8(down, _mm512_set1_epi8(base as i8));
+            // Shifts move bits between neighbouring bytes, to where they are masked. Those by a count of each lane's own take
+            // half of what one count for all takes.
+            let up = _mm512_sllv_epi16(magnitudes, self.splat_pairs(middle.up));
+            let middle_low = _mm512_and_si512(up, self.splat_pairs(middle.low));
+            let down = _mm512_srlv_epi16(magnitudes, self.splat_pairs(middle.down));
+            let down = _mm512_and_si512(down, self.splat_pairs(middle.high));
+            let middle_high = _mm512_add_epi8(down, self.splat_pairs(middle.base));
             let low = {
                 let some = _mm512_mask_shuffle_epi8(middle_low, small, self.part(low, 0), magnitudes);
                 _mm512_mask_shuffle_epi8(some, large, self.part(low, 7), magnitudes)

@@ -41,18 +41,33 @@ pub(crate) struct CodeTable {
     pub(crate) integers: Option<PairTable<64>>,
 }
 
-/// Magnitudes as bf16: `(magnitude << shift) + (base << 8)`, which holds for all codes of a sign and a magnitude in 8 bits but
-/// for subnormal and special ones, which are among the 16 smallest and the 16 largest.
+/// Magnitudes as bf16: `(magnitude << up) + (base << 8)`, which holds for all codes of a sign and a magnitude in 8 bits but
+/// for subnormal and special ones, which are among the 16 smallest and the 16 largest. Every number is there as often as it
+/// fits 32 bits: a register full of it is then one load away.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "looked up whole elsewhere"))]
 pub(crate) struct Middle {
-    pub(crate) shift: u32,
-    pub(crate) base: u8,
+    /// What magnitudes are shifted by for the low bytes of their values, and what of these to keep.
+    pub(crate) up: u32,
+    pub(crate) low: u32,
+    /// The same for the high bytes, to which the base is added.
+    pub(crate) down: u32,
+    pub(crate) high: u32,
+    pub(crate) base: u32,
 }
 
 impl Middle {
     fn new(element: ElementFormat) -> Middle {
+        let (words, bytes) = (|x: u32| x << 16 | x, |x: u8| u32::from_ne_bytes([x; 4]));
         // bf16 has seven bits of fraction, and its exponents are larger by the difference of the biases.
-        Middle { shift: 7 - element.mantissa_bits(), base: ((127 - element.bias()) >> 1) as u8 }
+        let up = 7 - element.mantissa_bits();
+        Middle {
+            up: words(up),
+            low: bytes(0xFF << up),
+            down: words(8 - up),
+            high: bytes(0x7F >> (8 - up)),
+            base: bytes(((127 - element.bias()) >> 1) as u8),
+        }
     }
 }
 
