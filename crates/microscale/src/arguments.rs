@@ -10,8 +10,8 @@ use regex::Regex;
 /// Run and judge LLaMA-class models in OCP Microscaling (MX) formats.
 ///
 /// Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage.
-/// MICROSCALE_ISA=scalar|avx2|avx512|avx512bf16|amx|neon forces an instruction set; results are the same bits on all of
-/// them.
+/// MICROSCALE_ISA=scalar|avx2|avx512|avx512vnni|avx512bf16|amx|neon forces an instruction set; results are the same bits on
+/// all of them.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Arguments {

@@ -32,44 +32,40 @@ pub(super) fn multiply_bytes<S: IntegerProducts, const P: usize>(
     steps: Range<usize>,
     totals: &mut Totals<P>,
 ) {
-    let x = &x.bytes[steps.start * TILE..steps.end * TILE].as_chunks().0;
-    for half in (0..rows.min(TILE)).step_by(HALF) {
-        add_half(simd, (x, half), w, totals);
-    }
-}
-
-#[inline(always)]
-fn add_half<S: IntegerProducts, const P: usize>(
-    simd: S,
-    (x, half): (&[[StepBytes; TILE]], usize),
-    w: &[BytePanel<'_>; P],
-    totals: &mut Totals<P>,
-) {
-    let totals = totals.half(half);
-    for p in 0..P {
-        let mut own = [simd.splat(0.0); HALF];
-        for r in 0..HALF {
-            own[r] = simd.load(&totals[r][p]);
-        }
-        for (step, rows) in x.iter().enumerate() {
-            let rows: &[StepBytes; HALF] = rows[half..].first_chunk().expect("a tile has two halves");
-            let mut sums = [simd.start(0); HALF];
+    let all: &[[StepBytes; TILE]] = x.bytes[steps.start * TILE..steps.end * TILE].as_chunks().0;
+    for (step, rows_of_step) in all.iter().enumerate() {
+        for half in (0..rows.min(TILE)).step_by(HALF) {
+            let rows: &[StepBytes; HALF] = rows_of_step[half..].first_chunk().expect("a tile has two halves");
+            if let Some(next) = all.get(step + 1) {
+                next[half..half + HALF].iter().for_each(
+                    #[inline(always)]
+                    |row| simd.fetch(row),
+                );
+            }
+            let totals = totals.half(half);
+            let mut sums = [[simd.start(0); P]; HALF];
             for r in 0..HALF {
-                sums[r] = simd.start(rows[r].start);
+                sums[r] = [simd.start(rows[r].start); P];
             }
             for quad in 0..QUADS {
-                let w = simd.load_pairs(&w[p].steps[step][quad].0);
+                let mut bytes = [simd.load_pairs(&w[0].steps[step][quad].0); P];
+                for p in 1..P {
+                    bytes[p] = simd.load_pairs(&w[p].steps[step][quad].0);
+                }
                 for r in 0..HALF {
-                    sums[r] = simd.dot_bytes(rows[r].quads[quad], w, sums[r]);
+                    for p in 0..P {
+                        sums[r][p] = simd.dot_bytes(rows[r].quads[quad], bytes[p], sums[r][p]);
+                    }
                 }
             }
-            let units = simd.load(&w[p].units[step]);
-            for r in 0..HALF {
-                own[r] = simd.fma(simd.float(sums[r]), simd.mul(units, simd.splat(rows[r].unit)), own[r]);
+            for p in 0..P {
+                let units = simd.load(&w[p].units[step]);
+                for r in 0..HALF {
+                    let unit = simd.mul(units, simd.splat(rows[r].unit));
+                    let total = simd.fma(simd.float(sums[r][p]), unit, simd.load(&totals[r][p]));
+                    simd.store(total, &mut totals[r][p]);
+                }
             }
-        }
-        for r in 0..HALF {
-            simd.store(own[r], &mut totals[r][p]);
         }
     }
 }

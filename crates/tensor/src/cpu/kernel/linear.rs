@@ -6,12 +6,14 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::bytes::multiply_bytes;
+use super::extent::always_exact;
 use super::floats::{FloatRow, FloatTile, multiply_floats, take_apart};
 use super::operand::Operand;
 use super::panels::{Panels, Scratch};
 use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use super::stream;
+use super::words::multiply_words;
 use crate::cpu::simd::tiles::{Configured, Tiles};
 use crate::cpu::simd::{IntegerProducts, Isa, Simd, dispatch, dispatch_integers};
 use crate::reference::PLAIN_CHUNK;
@@ -34,6 +36,8 @@ const ELEMENTS: usize = 2048;
 const TILE_ELEMENTS: usize = 256;
 /// Likewise for f32, of which fewer fit.
 const FLOAT_ELEMENTS: usize = 128;
+/// ... and for integers, of which a pair of panels takes a half or a quarter of that.
+const INTEGER_ELEMENTS: usize = 256;
 
 pub(in crate::cpu) fn linear<const N: usize>(isa: Isa, x: &Operand, weights: [Linear<'_, Panels>; N]) -> [Matrix; N] {
     let products = weights.map(|weight| Product::new(isa, x, weight));
@@ -108,6 +112,8 @@ enum Way {
     Tiles(Tiles),
     /// Integers of 8 bits, likewise.
     Bytes,
+    /// Integers of 16 bits, likewise.
+    Words,
     /// f32, where there is no instruction for pairs of bf16.
     Floats,
     /// Pairs of bf16.
@@ -139,6 +145,13 @@ impl<'a> Product<'a> {
             {
                 Way::Bytes
             }
+            _ if many_steps
+                && fast
+                && packed.is_some_and(|p| p.table.integers.is_some() && always_exact(x.ratio(), p.ratio))
+                && tiles.iter().all(|(x, _)| !x.words.is_empty()) =>
+            {
+                Way::Words
+            }
             _ if fast && x.rows > FEW && chunk.is_multiple_of(STEP) && !isa.dots_pairs() => Way::Floats,
             _ => Way::Pairs,
         };
@@ -163,11 +176,20 @@ impl<'a> Product<'a> {
             Way::Bytes => dispatch_integers!(
                 isa,
                 simd => {
-                    self.strip_by(simd, ELEMENTS, strip, room, #[inline(always)] |block, pairs, room| {
+                    self.strip_by(simd, INTEGER_ELEMENTS, strip, room, #[inline(always)] |block, pairs, room| {
                         self.add_bytes(simd, block, pairs, room);
                     });
                 },
                 unreachable!("operands have bytes only where there are products of integers")
+            ),
+            Way::Words => dispatch_integers!(
+                isa,
+                simd => {
+                    self.strip_by(simd, INTEGER_ELEMENTS, strip, room, #[inline(always)] |block, pairs, room| {
+                        self.add_words(simd, block, pairs, room);
+                    });
+                },
+                unreachable!("operands have integers only where there are products of them")
             ),
             Way::Floats => dispatch!(isa, simd => {
                 self.strip_by(simd, FLOAT_ELEMENTS, strip, room, #[inline(always)] |block, pairs, room| {
@@ -277,22 +299,21 @@ impl<'a> Product<'a> {
         simd: S,
         &Block { tiles, rows, ref span }: &Block<'_>,
         pairs: Range<usize>,
-        Room { decoded, totals, .. }: &mut Room,
+        Room { decoded: [[first, second], ..], totals, .. }: &mut Room,
     ) {
         let packed = self.w.as_packed().expect("bytes are taken of packed weights");
         let steps = span.start / STEP..span.end.div_ceil(STEP);
-        let mut w = Vec::with_capacity(pairs.len());
-        for (pair, [first, second]) in pairs.zip(decoded) {
+        for (pair, totals) in pairs.zip(totals.chunks_mut(tiles.len())) {
             let both = self.both(pair);
-            let first = packed.byte_panel(simd, both[0], steps.clone(), first);
-            w.push([first, packed.byte_panel(simd, both[1], steps.clone(), second)]);
-        }
-        for (t, (x, _)) in tiles.iter().enumerate() {
-            for (w, totals) in w.iter().zip(totals.chunks_mut(tiles.len())) {
+            let w = [
+                packed.byte_panel(simd, both[0], steps.clone(), first),
+                packed.byte_panel(simd, both[1], steps.clone(), second),
+            ];
+            for (t, (x, _)) in tiles.iter().enumerate() {
                 if span.start == 0 {
                     totals[t] = Totals::ZERO;
                 }
-                multiply_bytes(simd, (x, rows - t * TILE), w, steps.clone(), &mut totals[t]);
+                multiply_bytes(simd, (x, rows - t * TILE), &w, steps.clone(), &mut totals[t]);
             }
         }
     }
@@ -304,7 +325,7 @@ impl<'a> Product<'a> {
         simd: S,
         &Block { tiles, rows, ref span }: &Block<'_>,
         pairs: Range<usize>,
-        Room { decoded: [[first, second], ..], floats, sums, totals }: &mut Room,
+        Room { decoded: [[first, second], ..], floats, sums, totals, .. }: &mut Room,
     ) {
         let steps = span.start / STEP..span.end.div_ceil(STEP);
         floats.clear();
@@ -327,6 +348,32 @@ impl<'a> Product<'a> {
                 let sums = sums.get_mut(at + t).unwrap_or(&mut whole);
                 let tile = FloatTile { x, rows: rows - t * TILE, floats, totals, sums };
                 multiply_floats(simd, tile, &w, (steps.clone(), chunk));
+            }
+        }
+    }
+
+    /// The same through integers of 16 bits.
+    #[inline(always)]
+    fn add_words<S: IntegerProducts>(
+        &self,
+        simd: S,
+        &Block { tiles, rows, ref span }: &Block<'_>,
+        pairs: Range<usize>,
+        Room { decoded: [[first, second], ..], totals, .. }: &mut Room,
+    ) {
+        let packed = self.w.as_packed().expect("words are taken of packed weights");
+        let steps = span.start / STEP..span.end.div_ceil(STEP);
+        for (pair, totals) in pairs.zip(totals.chunks_mut(tiles.len())) {
+            let both = self.both(pair);
+            let w = [
+                packed.word_panel(simd, both[0], steps.clone(), first),
+                packed.word_panel(simd, both[1], steps.clone(), second),
+            ];
+            for (t, (x, _)) in tiles.iter().enumerate() {
+                if span.start == 0 {
+                    totals[t] = Totals::ZERO;
+                }
+                multiply_words(simd, (x, rows - t * TILE), &w, steps.clone(), &mut totals[t]);
             }
         }
     }

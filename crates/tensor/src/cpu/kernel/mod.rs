@@ -15,3 +15,4 @@ pub(super) mod quantize;
 pub(super) mod rows;
 mod sides;
 mod stream;
+mod words;

@@ -1,6 +1,7 @@
 //! Activations quantized once, in tiles of sixteen rows.
 
 use half::bf16;
+use microscale_formats::E2M1;
 use rayon::prelude::*;
 
 use super::extent::{Extent, Magnitudes, always_exact, ratio, unit};
@@ -46,6 +47,8 @@ pub(in crate::cpu) struct Tile {
     dequantized: bool,
     bytes: Vec<StepBytes>,
     integers: Vec<StepIntegers>,
+    words: Vec<Lanes>,
+    word_units: Vec<[f32; TILE]>,
     extent: Option<Extent>,
 }
 
@@ -57,7 +60,11 @@ impl Operand {
         let uses = Uses {
             norms_beside: if isa.tiles().is_some() && !few { TILES_RATIO } else { 0.0 },
             bytes: integers && few || isa.dots_bytes() && isa.tiles().is_none(),
-            words: integers && few,
+            // Of many rows where they are more than pairs of bf16 and less than bytes, and sums with some formats exact.
+            words: integers && few
+                || isa.dots_words_only()
+                    && format
+                        .is_some_and(|f| !is_small_integer(f.element) && always_exact(ratio(f.element), ratio(E2M1))),
         };
         let tiles = (0..rows.div_ceil(TILE))
             .into_par_iter()
@@ -81,6 +88,11 @@ impl Operand {
 
     pub(in crate::cpu) fn block_size(&self) -> Option<usize> {
         self.format.map(|f| f.block_size)
+    }
+
+    /// The largest magnitude of the elements' format over the smallest; infinite without one.
+    pub(super) fn ratio(&self) -> f32 {
+        self.format.map_or(f32::INFINITY, |f| ratio(f.element))
     }
 
     pub(in crate::cpu) fn tiles(&self) -> impl Iterator<Item = XTile<'_>> {
@@ -219,6 +231,13 @@ impl Tile {
                     self.integers.push(integers.step(simd, unit * scale));
                 }
             }
+            if words && self.stride == TILE {
+                // Many rows are multiplied by many panels, for which what belongs to a row is better apart.
+                self.words.extend(self.integers.iter().map(|step| Lanes(step.pairs)));
+                let mut units = [1.0; TILE];
+                units.iter_mut().zip(self.integers.drain(..)).for_each(|(unit, step)| *unit = step.unit);
+                self.word_units.push(units);
+            }
         }
     }
 
@@ -231,6 +250,8 @@ impl Tile {
         self.norms.clear();
         self.bytes.clear();
         self.integers.clear();
+        self.words.clear();
+        self.word_units.clear();
     }
 
     pub(in crate::cpu) fn view(&self, format: Option<BlockFormat>) -> XTile<'_> {
@@ -242,6 +263,8 @@ impl Tile {
             norms: &self.norms,
             bytes: &self.bytes,
             integers: &self.integers,
+            words: &self.words,
+            word_units: &self.word_units,
             extent: self.extent.unwrap_or(Extent::of_values([])),
         }
     }

@@ -10,6 +10,7 @@ use super::bytes::{BytePanel, ByteStep};
 use super::extent::{Extent, limit, ratio, unit};
 use super::floats::{FloatPanel, FloatStep, float_lanes};
 use super::sides::{PANEL, STEP, Scales, WPanel};
+use super::words::WordPanel;
 use crate::buffer::Buffer;
 use crate::cpu::simd::codes::{CodeTable, QUAD, QUADS, pack_step, position};
 use crate::cpu::simd::tiles::{Lanes, Step};
@@ -305,6 +306,45 @@ impl Packed {
         }
         self.load_scales(simd, panel, steps, self.unit, &mut scratch.powers);
         BytePanel { steps: &scratch.bytes, units: &scratch.powers }
+    }
+
+    /// The same to integers of 16 bits, where the format is one of 4 or 6 bits.
+    #[inline(always)]
+    pub(super) fn word_panel<'a, S: IntegerProducts>(
+        &'a self,
+        simd: S,
+        panel: usize,
+        steps: Range<usize>,
+        scratch: &'a mut Scratch,
+    ) -> WordPanel<'a> {
+        match self.bits {
+            4 => self.decode_words::<S, 4>(simd, panel, steps.clone(), scratch),
+            _ => self.decode_words::<S, 6>(simd, panel, steps.clone(), scratch),
+        }
+        self.load_scales(simd, panel, steps, self.unit, &mut scratch.powers);
+        WordPanel { steps: &scratch.steps, units: &scratch.powers }
+    }
+
+    #[inline(always)]
+    fn decode_words<S: IntegerProducts, const BITS: usize>(
+        &self,
+        simd: S,
+        panel: usize,
+        steps: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let table = self.table.integers.as_ref().expect("formats of 4 and 6 bits have integers");
+        let codes = self.codes(panel);
+        scratch.steps.resize(steps.len(), ZERO);
+        for (s, step) in steps.clone().zip(&mut scratch.steps) {
+            fetch_step::<S, BITS>(simd, codes, s + steps.len());
+            let codes = step_codes::<BITS>(codes, s);
+            for (q, [first, second]) in step.as_chunks_mut().0.iter_mut().enumerate() {
+                let pairs = simd.integers::<BITS>(table, codes, q);
+                simd.store_pairs(pairs[0], &mut first.0);
+                simd.store_pairs(pairs[1], &mut second.0);
+            }
+        }
     }
 
     #[inline(always)]

@@ -17,6 +17,60 @@ impl Avx2 {
     }
 }
 
+impl Avx2 {
+    /// Entries `16 · i` to `16 · i + 15` of a table, in both halves of a register.
+    #[inline(always)]
+    fn part(self, table: &[u8; 128], i: usize) -> __m256i {
+        // SAFETY: `self` proves AVX2; 16 bytes are loaded from 16.
+        unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_chunks::<16>().0[i].as_ptr().cast())) }
+    }
+
+    /// The values of 32 codes of 8 bits: of a sign and a magnitude the 16 smallest and the 16 largest looked up, the others a
+    /// shift and a sum away ([`Middle`](codes::Middle)).
+    #[inline(always)]
+    fn decode_8(self, table: &CodeTable, codes: &[u8; 32]) -> [__m256i; 2] {
+        let middle = &table.middle;
+        // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32.
+        unsafe {
+            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
+            if table.twos_complement {
+                let zero = _mm256_setzero_si256();
+                let (first, second) = (_mm256_unpacklo_epi8(zero, codes), _mm256_unpackhi_epi8(zero, codes));
+                return [self.integer_pairs(table, first), self.integer_pairs(table, second)];
+            }
+            let magnitudes = _mm256_and_si256(codes, _mm256_set1_epi8(0x7F));
+            let small = _mm256_cmpgt_epi8(_mm256_set1_epi8(0x10), magnitudes);
+            let large = _mm256_cmpgt_epi8(magnitudes, _mm256_set1_epi8(0x6F));
+            let up = _mm256_sll_epi16(magnitudes, _mm_cvtsi32_si128((middle.up & 0xFFFF) as i32));
+            let down = _mm256_srl_epi16(magnitudes, _mm_cvtsi32_si128((middle.down & 0xFFFF) as i32));
+            let mut low = _mm256_and_si256(up, _mm256_set1_epi32(middle.low as i32));
+            let mut high = _mm256_add_epi8(_mm256_and_si256(down, _mm256_set1_epi32(middle.high as i32)), _mm256_set1_epi32(middle.base as i32));
+            for (i, which) in [(0, small), (7, large)] {
+                let looked_up = _mm256_shuffle_epi8(self.part(&table.halves.low, i), magnitudes);
+                low = _mm256_blendv_epi8(low, looked_up, which);
+                let looked_up = _mm256_shuffle_epi8(self.part(&table.halves.high, i), magnitudes);
+                high = _mm256_blendv_epi8(high, looked_up, which);
+            }
+            high = _mm256_or_si256(high, _mm256_and_si256(codes, _mm256_set1_epi8(-128)));
+            [_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)]
+        }
+    }
+
+    /// Codes in two's complement, in the top bytes of 16 bits each.
+    #[inline(always)]
+    fn integer_pairs(self, table: &CodeTable, words: __m256i) -> __m256i {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let unit = _mm256_castsi256_ps(_mm256_set1_epi32(i32::from(table.words[1]) << 16));
+            let even = _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_slli_epi32::<16>(words)));
+            let odd = _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(words));
+            let even = _mm256_castps_si256(_mm256_mul_ps(even, unit));
+            let odd = _mm256_castps_si256(_mm256_mul_ps(odd, unit));
+            _mm256_or_si256(_mm256_srli_epi32::<16>(even), odd)
+        }
+    }
+}
+
 /// What [`Simd::prefetch_past`] does on all of these machines.
 #[inline(always)]
 pub(super) fn prefetch_past<T>(here: &T, skips: [usize; 2]) {
@@ -113,10 +167,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
-        if BITS == 8 {
-            return table.decode::<BITS>(step, quad).map(|pairs| self.load_pairs(&pairs));
-        }
         let halves: &[[u8; 32]] = step.as_chunks().0;
+        if BITS == 8 {
+            let [first, second] = [self.decode_8(table, &halves[2 * quad]), self.decode_8(table, &halves[2 * quad + 1])];
+            return [[first[0], second[0]], [first[1], second[1]]];
+        }
         // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32, and 16 from tables of 128.
         unsafe {
             let load = |bytes: usize, half: usize| _mm256_loadu_si256(halves[2 * bytes + half].as_ptr().cast());
@@ -133,9 +188,6 @@ impl Simd for Avx2 {
                     _mm256_or_si256(low, _mm256_or_si256(middle, high))
                 }
             };
-            let part = |table: &[u8; 128], i: usize| {
-                _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().add(16 * i).cast()))
-            };
             let values: [[__m256i; 2]; 2] = std::array::from_fn(|half| {
                 let codes = codes(half);
                 let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
@@ -143,8 +195,8 @@ impl Simd for Avx2 {
                 for i in 0..if BITS == 4 { 1 } else { 4 } {
                     let from_part = _mm256_sub_epi8(codes, _mm256_set1_epi8(16 * i as i8));
                     let index = _mm256_adds_epu8(from_part, _mm256_set1_epi8(0x70));
-                    low = _mm256_or_si256(low, _mm256_shuffle_epi8(part(&table.halves.low, i), index));
-                    high = _mm256_or_si256(high, _mm256_shuffle_epi8(part(&table.halves.high, i), index));
+                    low = _mm256_or_si256(low, _mm256_shuffle_epi8(self.part(&table.halves.low, i), index));
+                    high = _mm256_or_si256(high, _mm256_shuffle_epi8(self.part(&table.halves.high, i), index));
                 }
                 [_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)]
             });

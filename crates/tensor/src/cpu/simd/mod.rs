@@ -259,6 +259,11 @@ impl Isa {
         }
     }
 
+    /// Whether one instruction multiplies integers of 16 bits, but none pairs of bf16.
+    pub(crate) fn dots_words_only(self) -> bool {
+        self.dots_bytes() && !self.dots_pairs()
+    }
+
     /// Those the running CPU has, slowest first; never empty.
     pub fn available() -> Vec<Isa> {
         let mut isas = vec![Isa::Scalar];
@@ -422,7 +427,14 @@ macro_rules! dispatch_integers {
                     || $body,
                 )
             }
-            _ => $none,
+            _ => {
+                // Never; but compiled, and so checked, on every machine.
+                if false {
+                    let $simd = simd::scalar();
+                    let _ = $simd.vectorize(|| $body);
+                }
+                $none
+            }
         }
     }};
 }
