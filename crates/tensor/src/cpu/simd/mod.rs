@@ -401,10 +401,10 @@ pub(crate) use dispatch;
 /// The same for instruction sets with [`IntegerProducts`]; for others `$none`.
 macro_rules! dispatch_integers {
     ($isa:expr, $simd:ident => $body:expr, $none:expr) => {{
-        use $crate::cpu::simd::{self, Isa, Simd as _};
+        use $crate::cpu::simd::{self, Simd as _};
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
+            simd::Isa::Avx512 => {
                 let $simd = simd::avx512();
                 $simd.vectorize(
                     #[inline(always)]
@@ -412,7 +412,7 @@ macro_rules! dispatch_integers {
                 )
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => {
+            simd::Isa::Avx512Vnni => {
                 let $simd = simd::avx512vnni();
                 $simd.vectorize(
                     #[inline(always)]
@@ -420,7 +420,7 @@ macro_rules! dispatch_integers {
                 )
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Amx => {
+            simd::Isa::Avx512Bf16 | simd::Isa::Amx => {
                 let $simd = simd::avx512bf16();
                 $simd.vectorize(
                     #[inline(always)]
