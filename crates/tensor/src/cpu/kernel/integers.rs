@@ -44,15 +44,27 @@ impl<S: Simd> Integers<S> {
         squares.sqrt() * ROUND_UP / self.divisor
     }
 
-    /// In signed integers of 16 bits.
+    /// In signed integers of 16 bits, two to a pair, ...
     #[inline(always)]
-    pub(super) fn step(&self, simd: S, unit: f32) -> StepIntegers {
+    pub(super) fn pairs(&self, simd: S) -> [u32; LANES] {
         let scale = simd.splat(1.0 / self.divisor);
         let even = simd.and(low_bits(simd, simd.mul(self.even, scale)), simd.splat_pairs(0xFFFF));
         let odd = simd.shift_left(low_bits(simd, simd.mul(self.odd, scale)), 16);
         let mut pairs = [0; LANES];
         simd.store_pairs(simd.or(even, odd), &mut pairs);
-        StepIntegers { pairs, unit: unit * self.divisor, norm: self.norm(simd) }
+        pairs
+    }
+
+    /// ... of which one is worth this, where the format's smallest magnitude is worth `unit`.
+    #[inline(always)]
+    pub(super) fn unit(&self, unit: f32) -> f32 {
+        unit * self.divisor
+    }
+
+    /// All of it, for a few rows.
+    #[inline(always)]
+    pub(super) fn step(&self, simd: S, unit: f32) -> StepIntegers {
+        StepIntegers { pairs: self.pairs(simd), unit: self.unit(unit), norm: self.norm(simd) }
     }
 }
 

@@ -222,20 +222,24 @@ impl Tile {
         }
         for (step, rows) in self.lanes.chunks_exact(self.stride).enumerate() {
             let powers = &self.powers[step * STEP / format.block_size];
-            for (lanes, scale) in rows.iter().zip(powers) {
+            // Many rows are multiplied by many panels, for which what belongs to a row is better apart.
+            let many = self.stride == TILE;
+            let mut units = [1.0; TILE];
+            for (r, (lanes, scale)) in rows.iter().zip(powers).enumerate() {
                 if bytes {
                     self.bytes.push(step_bytes(&lanes.0, 1.0 / unit, *scale));
                 }
                 if words {
                     let integers = Integers::new(simd, simd.load_pairs(&lanes.0), 1.0 / unit);
-                    self.integers.push(integers.step(simd, unit * scale));
+                    if many {
+                        self.words.push(Lanes(integers.pairs(simd)));
+                        units[r] = integers.unit(unit * scale);
+                    } else {
+                        self.integers.push(integers.step(simd, unit * scale));
+                    }
                 }
             }
-            if words && self.stride == TILE {
-                // Many rows are multiplied by many panels, for which what belongs to a row is better apart.
-                self.words.extend(self.integers.iter().map(|step| Lanes(step.pairs)));
-                let mut units = [1.0; TILE];
-                units.iter_mut().zip(self.integers.drain(..)).for_each(|(unit, step)| *unit = step.unit);
+            if words && many {
                 self.word_units.push(units);
             }
         }

@@ -33,7 +33,7 @@ pub(in crate::cpu) struct XTile<'a> {
     pub(in crate::cpu) norms: &'a [[f32; TILE]],
     /// `[step][row]`, where the elements are small integers times a unit and that is of use; else empty.
     pub(in crate::cpu) bytes: &'a [StepBytes],
-    /// `[step][row]`, where blocks are steps and the rows are few and that is of use; else empty.
+    /// `[step][row]`, of few rows, where blocks are steps and that is of use; else empty.
     pub(in crate::cpu) integers: &'a [StepIntegers],
     /// `[step][row]`, the same integers of many rows, and what they are multiples of.
     pub(in crate::cpu) words: &'a [Lanes],

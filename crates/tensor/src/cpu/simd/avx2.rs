@@ -15,9 +15,7 @@ impl Avx2 {
     pub(super) fn detect() -> Option<Avx2> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Avx2(()))
     }
-}
 
-impl Avx2 {
     /// Entries `16 · i` to `16 · i + 15` of a table, in both halves of a register.
     #[inline(always)]
     fn part(self, table: &[u8; 128], i: usize) -> __m256i {

@@ -341,58 +341,35 @@ pub struct UnsupportedIsa {
     name: String,
 }
 
+/// Evaluates an expression with `$simd` bound to the proof that the function `$proof` gives, compiled for it.
+macro_rules! compiled {
+    ($proof:ident, $simd:ident => $body:expr) => {{
+        use $crate::cpu::simd::Simd as _;
+        let $simd = $crate::cpu::simd::$proof();
+        $simd.vectorize(
+            #[inline(always)]
+            || $body,
+        )
+    }};
+}
+pub(crate) use compiled;
+
 /// Evaluates an expression with `$simd` bound to the proof of `$isa`, compiled for it.
 macro_rules! dispatch {
     ($isa:expr, $simd:ident => $body:expr) => {{
-        use $crate::cpu::simd::{self, Isa, Simd as _};
+        use $crate::cpu::simd::{self, Isa};
         match $isa {
-            Isa::Scalar => {
-                let $simd = simd::scalar();
-                $simd.vectorize(
-                    #[inline(always)]
-                    || $body,
-                )
-            }
+            Isa::Scalar => simd::compiled!(scalar, $simd => $body),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => {
-                let $simd = simd::avx2();
-                $simd.vectorize(
-                    #[inline(always)]
-                    || $body,
-                )
-            }
+            Isa::Avx2 => simd::compiled!(avx2, $simd => $body),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
-                let $simd = simd::avx512();
-                $simd.vectorize(
-                    #[inline(always)]
-                    || $body,
-                )
-            }
+            Isa::Avx512 => simd::compiled!(avx512, $simd => $body),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => {
-                let $simd = simd::avx512vnni();
-                $simd.vectorize(
-                    #[inline(always)]
-                    || $body,
-                )
-            }
+            Isa::Avx512Vnni => simd::compiled!(avx512vnni, $simd => $body),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Amx => {
-                let $simd = simd::avx512bf16();
-                $simd.vectorize(
-                    #[inline(always)]
-                    || $body,
-                )
-            }
+            Isa::Avx512Bf16 | Isa::Amx => simd::compiled!(avx512bf16, $simd => $body),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => {
-                let $simd = simd::neon();
-                $simd.vectorize(
-                    #[inline(always)]
-                    || $body,
-                )
-            }
+            Isa::Neon => simd::compiled!(neon, $simd => $body),
         }
     }};
 }
@@ -401,37 +378,18 @@ pub(crate) use dispatch;
 /// The same for instruction sets with [`IntegerProducts`]; for others `$none`.
 macro_rules! dispatch_integers {
     ($isa:expr, $simd:ident => $body:expr, $none:expr) => {{
-        use $crate::cpu::simd::{self, Simd as _};
+        use $crate::cpu::simd;
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            simd::Isa::Avx512 => {
-                let $simd = simd::avx512();
-                $simd.vectorize(
-                    #[inline(always)]
-                    || $body,
-                )
-            }
+            simd::Isa::Avx512 => simd::compiled!(avx512, $simd => $body),
             #[cfg(target_arch = "x86_64")]
-            simd::Isa::Avx512Vnni => {
-                let $simd = simd::avx512vnni();
-                $simd.vectorize(
-                    #[inline(always)]
-                    || $body,
-                )
-            }
+            simd::Isa::Avx512Vnni => simd::compiled!(avx512vnni, $simd => $body),
             #[cfg(target_arch = "x86_64")]
-            simd::Isa::Avx512Bf16 | simd::Isa::Amx => {
-                let $simd = simd::avx512bf16();
-                $simd.vectorize(
-                    #[inline(always)]
-                    || $body,
-                )
-            }
+            simd::Isa::Avx512Bf16 | simd::Isa::Amx => simd::compiled!(avx512bf16, $simd => $body),
             _ => {
                 // Never; but compiled, and so checked, on every machine.
                 if false {
-                    let $simd = simd::scalar();
-                    let _ = $simd.vectorize(|| $body);
+                    let _ = simd::compiled!(scalar, $simd => $body);
                 }
                 $none
             }
