@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::integers::add_exact;
 use super::product::{HALF, Totals};
 use super::sides::{PANEL, StepBytes, TILE, XTile};
 use crate::cpu::simd::IntegerProducts;
@@ -22,15 +23,15 @@ pub(super) struct BytePanel<'a> {
     pub(super) units: &'a [[f32; PANEL]],
 }
 
-/// Adds the products of a tile's first `rows` rows with `P` panels over `steps` to their totals. The panels begin with the
+/// Adds the products of a tile's first `rows` rows with a pair of panels over `steps` to their totals. The panels begin with the
 /// first of these steps. Rows that complete a half are computed with the others.
 #[inline(always)]
-pub(super) fn multiply_bytes<S: IntegerProducts, const P: usize>(
+pub(super) fn multiply_bytes<S: IntegerProducts>(
     simd: S,
     (x, rows): (&XTile<'_>, usize),
-    w: &[BytePanel<'_>; P],
+    w: &[BytePanel<'_>; 2],
     steps: Range<usize>,
-    totals: &mut Totals<P>,
+    totals: &mut Totals<2>,
 ) {
     let all: &[[StepBytes; TILE]] = x.bytes[steps.start * TILE..steps.end * TILE].as_chunks().0;
     for (step, rows_of_step) in all.iter().enumerate() {
@@ -43,29 +44,29 @@ pub(super) fn multiply_bytes<S: IntegerProducts, const P: usize>(
                 );
             }
             let totals = totals.half(half);
-            let mut sums = [[simd.start(0); P]; HALF];
+            let mut sums = [[simd.start(0); 2]; HALF];
             for r in 0..HALF {
-                sums[r] = [simd.start(rows[r].start); P];
+                sums[r] = [simd.start(rows[r].start); 2];
             }
             for quad in 0..QUADS {
-                let mut bytes = [simd.load_pairs(&w[0].steps[step][quad].0); P];
-                for p in 1..P {
-                    bytes[p] = simd.load_pairs(&w[p].steps[step][quad].0);
-                }
+                let w = [simd.load_pairs(&w[0].steps[step][quad].0), simd.load_pairs(&w[1].steps[step][quad].0)];
                 for r in 0..HALF {
-                    for p in 0..P {
-                        sums[r][p] = simd.dot_bytes(rows[r].quads[quad], bytes[p], sums[r][p]);
+                    for p in 0..2 {
+                        sums[r][p] = simd.dot_bytes(rows[r].quads[quad], w[p], sums[r][p]);
                     }
                 }
             }
-            for p in 0..P {
-                let units = simd.load(&w[p].units[step]);
-                for r in 0..HALF {
-                    let unit = simd.mul(units, simd.splat(rows[r].unit));
-                    let total = simd.fma(simd.float(sums[r][p]), unit, simd.load(&totals[r][p]));
-                    simd.store(total, &mut totals[r][p]);
-                }
-            }
+            let units = [&w[0].units[step], &w[1].units[step]];
+            add_exact(
+                simd,
+                sums,
+                (
+                    #[inline(always)]
+                    |r| rows[r].unit,
+                    units,
+                ),
+                totals,
+            );
         }
     }
 }

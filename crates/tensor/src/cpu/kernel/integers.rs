@@ -1,12 +1,15 @@
 //! The elements of a step as whole numbers of the largest power of two that divides them all: sums of their products are
 //! exact in any order as long as norms are moderate ([`limit`](super::extent::limit)).
 
+#![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
+
 use microscale_formats::ElementFormat;
 
 use super::extent::{ROUND_UP, ratio};
-use super::sides::{StepBytes, StepIntegers};
+use super::product::HALF;
+use super::sides::{PANEL, StepBytes, StepIntegers};
 use crate::cpu::simd::codes::BYTE_BIAS;
-use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::simd::{IntegerProducts, LANES, Simd};
 
 /// Adding it leaves a whole number below 2^22 in the low bits, in two's complement.
 const SHIFT: f32 = 3.0 * (1 << 22) as f32;
@@ -71,6 +74,25 @@ impl<S: Simd> Integers<S> {
 #[inline(always)]
 fn low_bits<S: Simd>(simd: S, x: S::F32) -> S::Pairs {
     simd.bits(simd.add(x, simd.splat(SHIFT)))
+}
+
+/// Adds the exact sums of half a tile's rows by two panels to their totals. Those of row r are in units of `unit(r)`, and of
+/// their panel's.
+#[inline(always)]
+pub(super) fn add_exact<S: IntegerProducts>(
+    simd: S,
+    sums: [[S::I32; 2]; HALF],
+    (unit, units): (impl Fn(usize) -> f32, [&[f32; PANEL]; 2]),
+    totals: &mut [[[f32; PANEL]; 2]; HALF],
+) {
+    for p in 0..2 {
+        let units = simd.load(units[p]);
+        for r in 0..HALF {
+            let unit = simd.mul(units, simd.splat(unit(r)));
+            let total = simd.fma(simd.float(sums[r][p]), unit, simd.load(&totals[r][p]));
+            simd.store(total, &mut totals[r][p]);
+        }
+    }
 }
 
 /// Elements that are whole numbers of `1 / units`, each below 128, as bytes; with their scale.

@@ -334,17 +334,20 @@ impl Packed {
         scratch: &mut Scratch,
     ) {
         let table = self.table.integers.as_ref().expect("formats of 4 and 6 bits have integers");
-        let codes = self.codes(panel);
         scratch.steps.resize(steps.len(), ZERO);
-        for (s, step) in steps.clone().zip(&mut scratch.steps) {
-            fetch_step::<S, BITS>(simd, codes, s + steps.len());
-            let codes = step_codes::<BITS>(codes, s);
-            for (q, [first, second]) in step.as_chunks_mut().0.iter_mut().enumerate() {
-                let pairs = simd.integers::<BITS>(table, codes, q);
-                simd.store_pairs(pairs[0], &mut first.0);
-                simd.store_pairs(pairs[1], &mut second.0);
-            }
-        }
+        self.each_step::<S, _, BITS>(
+            simd,
+            (panel, steps),
+            &mut scratch.steps,
+            #[inline(always)]
+            |codes, _, step| {
+                for (q, [first, second]) in step.as_chunks_mut().0.iter_mut().enumerate() {
+                    let pairs = simd.integers::<BITS>(table, codes, q);
+                    simd.store_pairs(pairs[0], &mut first.0);
+                    simd.store_pairs(pairs[1], &mut second.0);
+                }
+            },
+        );
     }
 
     #[inline(always)]
@@ -356,13 +359,34 @@ impl Packed {
         scratch: &mut Scratch,
     ) {
         let table = self.table.bytes.as_ref().expect("formats of small integers have bytes");
-        let codes = self.codes(panel);
         scratch.bytes.resize(steps.len(), [Lanes::ZERO; QUADS]);
-        for (s, step) in steps.clone().zip(&mut scratch.bytes) {
-            fetch_step::<S, BITS>(simd, codes, s + steps.len());
-            for (q, to) in step.iter_mut().enumerate() {
-                simd.store_pairs(simd.bytes::<BITS>(table, step_codes::<BITS>(codes, s), q), &mut to.0);
-            }
+        self.each_step::<S, _, BITS>(
+            simd,
+            (panel, steps),
+            &mut scratch.bytes,
+            #[inline(always)]
+            |codes, _, step| {
+                for (q, to) in step.iter_mut().enumerate() {
+                    simd.store_pairs(simd.bytes::<BITS>(table, codes, q), &mut to.0);
+                }
+            },
+        );
+    }
+
+    /// Decodes some steps of a panel: `decode(codes, step, to)`, one after another.
+    #[inline(always)]
+    fn each_step<S: Simd, T, const BITS: usize>(
+        &self,
+        simd: S,
+        (panel, steps): (usize, Range<usize>),
+        to: &mut [T],
+        decode: impl Fn(&[u8], usize, &mut T),
+    ) {
+        let codes = self.codes(panel);
+        for (step, to) in steps.clone().zip(to) {
+            // As many steps further on are those that will be asked for next.
+            fetch_step::<S, BITS>(simd, codes, step + steps.len());
+            decode(step_codes::<BITS>(codes, step), step, to);
         }
     }
 
@@ -390,18 +414,21 @@ impl Packed {
         steps: Range<usize>,
         scratch: &mut Scratch,
     ) {
-        let codes = self.codes(panel);
         scratch.floats.resize(steps.len(), [[Lanes::ZERO; 2]; LANES]);
-        for (s, step) in steps.clone().zip(&mut scratch.floats) {
-            fetch_step::<S, BITS>(simd, codes, s + steps.len());
-            let codes = step_codes::<BITS>(codes, s);
-            let scale = if SCALED { Some(simd.powers(self.scales(panel).block(s))) } else { None };
-            for (q, [first, second]) in step.as_chunks_mut().0.iter_mut().enumerate() {
-                let pairs = simd.decode::<BITS>(&self.table, codes, q);
-                float_lanes(simd, pairs[0], scale, first);
-                float_lanes(simd, pairs[1], scale, second);
-            }
-        }
+        self.each_step::<S, _, BITS>(
+            simd,
+            (panel, steps),
+            &mut scratch.floats,
+            #[inline(always)]
+            |codes, s, step| {
+                let scale = if SCALED { Some(simd.powers(self.scales(panel).block(s))) } else { None };
+                for (q, [first, second]) in step.as_chunks_mut().0.iter_mut().enumerate() {
+                    let pairs = simd.decode::<BITS>(&self.table, codes, q);
+                    float_lanes(simd, pairs[0], scale, first);
+                    float_lanes(simd, pairs[1], scale, second);
+                }
+            },
+        );
     }
 
     /// Some steps of a panel to pairs, times their scales if `SCALED`, which takes blocks that are steps.
@@ -413,22 +440,24 @@ impl Packed {
         steps: Range<usize>,
         scratch: &mut Scratch,
     ) {
-        let codes = self.codes(panel);
         scratch.steps.resize(steps.len(), ZERO);
-        for (s, step) in steps.clone().zip(&mut scratch.steps) {
-            // As many steps further on are those that will be asked for next.
-            fetch_step::<S, BITS>(simd, codes, s + steps.len());
-            let codes = step_codes::<BITS>(codes, s);
-            let power = if SCALED { simd.powers(self.scales(panel).block(s)) } else { simd.splat(1.0) };
-            for (q, pairs) in step.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                let [mut first, mut second] = simd.decode::<BITS>(&self.table, codes, q);
-                if SCALED {
-                    (first, second) = (scaled(simd, first, power), scaled(simd, second, power));
+        self.each_step::<S, _, BITS>(
+            simd,
+            (panel, steps.clone()),
+            &mut scratch.steps,
+            #[inline(always)]
+            |codes, s, step| {
+                let power = if SCALED { simd.powers(self.scales(panel).block(s)) } else { simd.splat(1.0) };
+                for (q, pairs) in step.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                    let [mut first, mut second] = simd.decode::<BITS>(&self.table, codes, q);
+                    if SCALED {
+                        (first, second) = (scaled(simd, first, power), scaled(simd, second, power));
+                    }
+                    simd.store_pairs(first, &mut pairs[0].0);
+                    simd.store_pairs(second, &mut pairs[1].0);
                 }
-                simd.store_pairs(first, &mut pairs[0].0);
-                simd.store_pairs(second, &mut pairs[1].0);
-            }
-        }
+            },
+        );
         if !SCALED {
             self.load_scales(simd, panel, steps, 1.0, &mut scratch.powers);
         }

@@ -9,6 +9,7 @@
 
 use std::ops::Range;
 
+use super::integers::add_exact;
 use super::product::{HALF, Totals};
 use super::sides::{PANEL, TILE, XTile};
 use crate::cpu::simd::tiles::{Lanes, Step};
@@ -51,14 +52,17 @@ pub(super) fn multiply_words<S: IntegerProducts>(
                     }
                 }
             }
-            for p in 0..2 {
-                let scales = simd.load(&w[p].units[step]);
-                for r in 0..HALF {
-                    let unit = simd.mul(scales, simd.splat(units[half + r]));
-                    let total = simd.fma(simd.float(sums[r][p]), unit, simd.load(&totals[r][p]));
-                    simd.store(total, &mut totals[r][p]);
-                }
-            }
+            let scales = [&w[0].units[step], &w[1].units[step]];
+            add_exact(
+                simd,
+                sums,
+                (
+                    #[inline(always)]
+                    |r| units[half + r],
+                    scales,
+                ),
+                totals,
+            );
         }
     }
 }

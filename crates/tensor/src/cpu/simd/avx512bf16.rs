@@ -13,14 +13,14 @@ use super::{IntegerProducts, LANES, Simd};
 
 /// Proof of AVX-512 with VBMI, VNNI and BF16, the latter adding in the canonical order.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512Bf16(Avx512, Avx512Vnni);
+pub(crate) struct Avx512Bf16(Avx512Vnni);
 
 impl Avx512Bf16 {
     pub(super) fn detect() -> Option<Avx512Bf16> {
         static DETECTED: LazyLock<Option<Avx512Bf16>> = LazyLock::new(|| {
-            let (base, vnni) = (Avx512::detect()?, Avx512Vnni::detect()?);
+            let vnni = Avx512Vnni::detect()?;
             let has = is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512bf16");
-            has.then_some(Avx512Bf16(base, vnni)).filter(|simd| simd.adds_in_order())
+            has.then_some(Avx512Bf16(vnni)).filter(|simd| simd.adds_in_order())
         });
         *DETECTED
     }
@@ -73,7 +73,7 @@ impl Simd for Avx512Bf16 {
     }
     #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
-        let codes = self.0.codes::<BITS>(step, quad);
+        let codes = self.0.base().codes::<BITS>(step, quad);
         let PairTable { low, high } = &table.halves;
         if BITS < 8 {
             return look_up_pairs(codes, low, high);
@@ -113,31 +113,31 @@ impl IntegerProducts for Avx512Bf16 {
 
     #[inline(always)]
     fn start(self, x: i32) -> __m512i {
-        self.1.start(x)
+        self.0.start(x)
     }
     #[inline(always)]
     fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> __m512i {
         if BITS == 8 {
-            return self.1.bytes::<BITS>(table, step, quad);
+            return self.0.bytes::<BITS>(table, step, quad);
         }
-        let codes = fours(self.0.codes::<BITS>(step, quad));
+        let codes = fours(self.0.base().codes::<BITS>(step, quad));
         // SAFETY: `self` proves AVX-512 with VBMI; the load lies within the table.
         unsafe { _mm512_permutexvar_epi8(codes, _mm512_loadu_si512(table.as_ptr().cast())) }
     }
     #[inline(always)]
     fn dot_bytes(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
-        self.1.dot_bytes(x, w, sum)
+        self.0.dot_bytes(x, w, sum)
     }
     #[inline(always)]
     fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [__m512i; 2] {
-        look_up_pairs(self.0.codes::<BITS>(step, quad), &table.low, &table.high)
+        look_up_pairs(self.0.base().codes::<BITS>(step, quad), &table.low, &table.high)
     }
     #[inline(always)]
     fn dot_integers(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
-        self.1.dot_integers(x, w, sum)
+        self.0.dot_integers(x, w, sum)
     }
     #[inline(always)]
     fn float(self, x: __m512i) -> __m512 {
-        self.1.float(x)
+        self.0.float(x)
     }
 }

@@ -17,6 +17,12 @@ impl Avx512Vnni {
     pub(super) fn detect() -> Option<Avx512Vnni> {
         Avx512::detect().filter(|_| is_x86_feature_detected!("avx512vnni")).map(Avx512Vnni)
     }
+
+    /// The proof of what it adds to.
+    #[inline(always)]
+    pub(super) fn base(self) -> Avx512 {
+        self.0
+    }
 }
 
 impl Simd for Avx512Vnni {
