@@ -5,9 +5,10 @@ use microscale_tensor::{Matrix, TokenScore, math};
 use rayon::prelude::*;
 
 /// Logits `[tokens, vocabulary]` of a row, with the scores of one target per token.
-pub(crate) struct Scored {
-    pub(crate) logits: Matrix,
-    pub(crate) scores: Vec<TokenScore>,
+#[derive(Clone, Copy)]
+pub(crate) struct Scored<'a> {
+    pub(crate) logits: &'a Matrix,
+    pub(crate) scores: &'a [TokenScore],
 }
 
 /// For each other row and token the Kullback-Leibler divergence from the first in nats, and whether both have the same
@@ -15,7 +16,7 @@ pub(crate) struct Scored {
 ///
 /// Σ p (log p − log q) over the vocabulary, p of the first row: with the logits x and y and their log-sums X and Y that
 /// is Σ p (x − y) + Y − X. The log-sums follow from the targets' scores. In f64, in order.
-pub(crate) fn divergences(first: &Scored, others: &[Scored], targets: &[u32]) -> Vec<Vec<(f32, bool)>> {
+pub(crate) fn divergences(first: Scored<'_>, others: &[Scored<'_>], targets: &[u32]) -> Vec<Vec<(f32, bool)>> {
     if others.is_empty() {
         return Vec::new();
     }
@@ -23,13 +24,13 @@ pub(crate) fn divergences(first: &Scored, others: &[Scored], targets: &[u32]) ->
         .into_par_iter()
         .map(|i| {
             let x = first.logits.row(i);
-            let sum = |scored: &Scored| {
+            let sum = |scored: &Scored<'_>| {
                 f64::from(scored.logits.row(i)[targets[i] as usize].to_f32()) - scored.scores[i].log_probability
             };
-            let log_sum = sum(first);
+            let log_sum = sum(&first);
             let p: Vec<f64> = x.iter().map(|x| math::exp(f64::from(x.to_f32()) - log_sum)).collect();
             let top = largest(x);
-            let other = |other: &Scored| {
+            let other = |other: &Scored<'_>| {
                 let y = other.logits.row(i);
                 let terms = p.iter().zip(x.iter().zip(y)).map(|(p, (x, y))| p * f64::from(x.to_f32() - y.to_f32()));
                 let kl = terms.sum::<f64>() + sum(other) - log_sum;
@@ -58,10 +59,11 @@ mod tests {
 
     use super::*;
 
-    fn scored(rows: &[&[f32]], targets: &[u32]) -> Scored {
+    fn scored(rows: &[&[f32]], targets: &[u32]) -> (Matrix, Vec<TokenScore>) {
         let values = rows.concat().into_iter().map(bf16::from_f32).collect();
         let logits = Matrix::new(rows.len(), rows[0].len(), values);
-        Scored { scores: Reference.scores(&logits, targets), logits }
+        let scores = Reference.scores(&logits, targets);
+        (logits, scores)
     }
 
     #[test]
@@ -70,7 +72,8 @@ mod tests {
         // Softmax of ln 1, ln 1, ln 2 and of three equals; bf16 holds ln 2 as 0.69140625.
         let first = scored(&[&[0.0, 0.0, 0.691_406_25], &[1.0, -1.0, 0.0]], &targets);
         let other = scored(&[&[5.0, 5.0, 5.0], &[1.0, -1.0, 0.0]], &targets);
-        let found = divergences(&first, &[other], &targets);
+        let [first, other] = [&first, &other].map(|(logits, scores)| Scored { logits, scores });
+        let found = divergences(first, &[other], &targets);
         let e = math::exp(0.691_406_25);
         let p = [1.0 / (2.0 + e), e / (2.0 + e)];
         let expected = 2.0 * p[0] * math::ln(3.0 * p[0]) + p[1] * math::ln(3.0 * p[1]);

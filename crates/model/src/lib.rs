@@ -27,6 +27,7 @@ mod shapes;
 mod shelf;
 mod tokenizer;
 pub mod transfer;
+mod travel;
 mod weights;
 mod weights_file;
 

@@ -126,6 +126,10 @@ pub trait Backend: Sync {
     /// Runs `work`, whose operations then start without delay. Operations work outside of it too.
     fn session<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
 
+    /// What `work` makes of 0, 1, … `count` − 1, one beside the other as far as the hardware has parts that would each take
+    /// one: for passes whose operations are too small to be shared out among these.
+    fn passes<R: Send>(&self, count: usize, work: impl Fn(usize) -> R + Send + Sync) -> Vec<R>;
+
     /// Lays out a weight.
     fn weight(&self, matrix: WeightMatrix) -> Self::Weight;
 

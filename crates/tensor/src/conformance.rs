@@ -14,6 +14,7 @@ use crate::{Attention, Backend, BlockFormat, KeyValueLayout, Linear, Matrix, Ref
 /// The first difference: the operation, the case, the position and both values.
 pub fn check<B: Backend>(backend: &B) -> Result<(), String> {
     let suite = Suite { backend, reference: Reference };
+    suite.passes()?;
     suite.rows()?;
     suite.linears()?;
     suite.attentions()
@@ -111,6 +112,12 @@ fn same(what: &str, expected: &Matrix, found: &Matrix) -> Result<(), String> {
 }
 
 impl<B: Backend> Suite<'_, B> {
+    fn passes(&self) -> Result<(), String> {
+        let found = self.backend.passes(100, |i| self.backend.passes(i % 3, |j| [i, j]));
+        let expected: Vec<Vec<[usize; 2]>> = (0..100).map(|i| (0..i % 3).map(|j| [i, j]).collect()).collect();
+        if found == expected { Ok(()) } else { Err(format!("passes: {found:?}")) }
+    }
+
     fn rows(&self) -> Result<(), String> {
         for (rows, columns, values) in [
             (1, 8, Values::Usual),

@@ -228,6 +228,10 @@ impl Backend for Reference {
         work()
     }
 
+    fn passes<R: Send>(&self, count: usize, work: impl Fn(usize) -> R + Send + Sync) -> Vec<R> {
+        (0..count).map(work).collect()
+    }
+
     fn weight(&self, weight: WeightMatrix) -> Factored {
         match weight {
             WeightMatrix::Bf16(m) => Factored::new(floats(m.values()), m.columns(), None),

@@ -8,6 +8,7 @@ mod simd;
 use std::ops::Range;
 
 use half::bf16;
+use rayon::prelude::*;
 
 use crate::Matrix;
 use crate::backend::{Attention, Backend, BlockFormat, KeyValueLayout, Linear, Rotation, TokenScore, WeightMatrix};
@@ -52,6 +53,10 @@ impl Backend for Cpu {
 
     fn session<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         session::run(work)
+    }
+
+    fn passes<R: Send>(&self, count: usize, work: impl Fn(usize) -> R + Send + Sync) -> Vec<R> {
+        (0..count).into_par_iter().with_max_len(1).map(work).collect()
     }
 
     fn weight(&self, matrix: WeightMatrix) -> Panels {
