@@ -11,8 +11,8 @@ use super::extent::{Extent, ratio};
 use super::linear::FEW;
 use super::operand::{Tile, Uses, pairs_of, pairs_of_floats, step_of};
 use super::product::{Order, Totals, multiply, multiply_tiles};
-use super::rows::softmax;
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
+use super::softmax::softmax;
 use crate::cpu::simd::tiles::{Configured, Tiles};
 use crate::cpu::simd::{Isa, Simd, dispatch};
 use crate::reference::PLAIN_CHUNK;
@@ -126,11 +126,32 @@ struct Workspace {
 
 /// A tile of queries: `group` query heads of one token, then those of the next.
 struct Queries {
-    /// The first, counted over the task's tokens and heads.
-    first: usize,
     rows: usize,
-    /// Positions of the first and the last token.
-    tokens: [usize; 2],
+    /// By row, the position of its token.
+    positions: [usize; TILE],
+    /// By row, which of the group's heads it is.
+    heads: [usize; TILE],
+}
+
+impl Queries {
+    /// The tile that begins with the given head of the token at `position`.
+    #[inline(always)]
+    fn new(rows: usize, (mut position, mut head): (usize, usize), group: usize) -> Queries {
+        let mut queries = Queries { rows, positions: [0; TILE], heads: [0; TILE] };
+        for (to, to_head) in queries.positions.iter_mut().zip(&mut queries.heads) {
+            (*to, *to_head) = (position, head);
+            head += 1;
+            if head == group {
+                (position, head) = (position + 1, 0);
+            }
+        }
+        queries
+    }
+
+    /// The position of the last row's token.
+    fn last(&self) -> usize {
+        self.positions[self.rows - 1]
+    }
 }
 
 impl Task<'_> {
@@ -150,16 +171,16 @@ impl Task<'_> {
         for (tile, out) in out.chunks_mut(TILE * dim).enumerate() {
             let first = tile * TILE;
             let rows = TILE.min(count - first);
-            let tokens = [first / group, (first + rows - 1) / group].map(|t| self.position + t);
-            let queries = Queries { first, rows, tokens };
+            let queries = Queries::new(rows, (self.position + first / group, first % group), group);
             w.queries.fill(
                 simd,
                 ([rows, TILE], dim),
                 (self.a.query, uses_in_tiles(configured.as_ref(), self.head.keys.format)),
                 #[inline(always)]
                 |r, step| {
-                    let head = self.kv_head * group + (first + r) % group;
-                    let row = &self.q.row(self.rows.start + (first + r) / group)[head * dim..][..dim];
+                    let head = self.kv_head * group + queries.heads[r];
+                    let row = self.rows.start + (queries.positions[r] - self.position);
+                    let row = &self.q.row(row)[head * dim..][..dim];
                     pairs_of(step_of(row, step))
                 },
             );
@@ -167,12 +188,6 @@ impl Task<'_> {
             self.mix(simd, configured.as_ref(), &queries, w, out);
         }
         out
-    }
-
-    /// The position of the token of row `r`.
-    #[inline(always)]
-    fn token(&self, queries: &Queries, r: usize) -> usize {
-        self.position + (queries.first + r) / self.group()
     }
 
     /// softmax(q·kᵀ/√d) of a tile into `w.scores`, each row over its own past, zero beyond it.
@@ -187,7 +202,7 @@ impl Task<'_> {
         let keys = &self.head.keys;
         let x = w.queries.view(self.a.query);
         let product = Product::new(configured, &x, keys.extent, [self.a.query, keys.format]);
-        let seen = queries.tokens[1] + 1;
+        let seen = queries.last() + 1;
         let span = 0..product.even(keys.dim);
         let panels = seen.div_ceil(PANEL);
         let (mut two, mut one) = (Totals::<2>::ZERO, Totals::<1>::ZERO);
@@ -202,10 +217,13 @@ impl Task<'_> {
                 rows.zip(&one.0).for_each(|(row, totals)| scores(totals.as_flattened(), self.root, &mut row[at..]));
             }
         }
-        for (r, row) in w.scores.chunks_exact_mut(w.stride).take(queries.rows).enumerate() {
-            let past = self.token(queries, r) + 1;
-            softmax(row, past);
-            row[past..seen.next_multiple_of(STEP)].fill(0.0);
+        let pasts = queries.positions.map(
+            #[inline(always)]
+            |position| position + 1,
+        );
+        softmax(&mut w.scores, w.stride, &pasts[..queries.rows]);
+        for (row, past) in w.scores.chunks_exact_mut(w.stride).zip(&pasts[..queries.rows]) {
+            row[*past..seen.next_multiple_of(STEP)].fill(0.0);
         }
     }
 
@@ -220,7 +238,7 @@ impl Task<'_> {
         out: &mut [bf16],
     ) {
         let (dim, values) = (self.a.keys_values.head_dim, &self.head.values);
-        let seen = queries.tokens[1] + 1;
+        let seen = queries.last() + 1;
         let Workspace { scores, stride, weights, .. } = w;
         weights.fill(
             simd,
@@ -254,7 +272,7 @@ impl Task<'_> {
     /// Weights of zero make tokens past a query's own harmless, but for two cases: an infinity or NaN among the
     /// values, and causal value blocks, where the block that holds the query's token differs from token to token.
     fn shared_tokens(&self, queries: &Queries, chunk: usize) -> usize {
-        let [first, last] = queries.tokens;
+        let [first, last] = [queries.positions[0], queries.last()];
         let same = first == last;
         match (self.head.values.finite, self.causal_format()) {
             (true, None) => last + 1,
@@ -280,8 +298,8 @@ impl Task<'_> {
         let mut blocks = Vec::new();
         let mut row = 0;
         while row < queries.rows {
-            let token = self.token(queries, row);
-            let rows = row..(row..queries.rows).find(|&r| self.token(queries, r) != token).unwrap_or(queries.rows);
+            let token = queries.positions[row];
+            let rows = row..(row..queries.rows).find(|&r| queries.positions[r] != token).unwrap_or(queries.rows);
             row = rows.end;
             let end = token + 1;
             if end <= together {

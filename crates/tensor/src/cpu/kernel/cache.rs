@@ -133,10 +133,10 @@ impl Keys {
             } else {
                 self.extent = self.extent.join(Extent::of_values(row[..self.dim].iter().copied()));
             }
-            for (step, values) in self.steps[panel * steps..].iter_mut().zip(row.as_chunks::<STEP>().0) {
-                for (pairs, [low, high]) in step.iter_mut().zip(values.as_chunks::<2>().0) {
-                    pairs.0[lane] = low.to_bits() >> 16 | high.to_bits() & 0xFFFF_0000;
-                }
+            // What is beyond the features is zero from the beginning.
+            let to = self.steps[panel * steps..][..steps].as_flattened_mut();
+            for (pairs, [low, high]) in to.iter_mut().zip(row[..self.dim.next_multiple_of(2)].as_chunks::<2>().0) {
+                pairs.0[lane] = low.to_bits() >> 16 | high.to_bits() & 0xFFFF_0000;
             }
         }
         if let Some(format) = self.format {

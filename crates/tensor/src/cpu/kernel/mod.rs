@@ -14,5 +14,6 @@ pub(super) mod product;
 pub(super) mod quantize;
 pub(super) mod rows;
 mod sides;
+mod softmax;
 mod stream;
 mod words;

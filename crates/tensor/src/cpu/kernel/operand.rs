@@ -287,8 +287,12 @@ pub(in crate::cpu) fn pairs_of(values: &[bf16]) -> [u32; LANES] {
         return block_pairs(values);
     }
     let mut pairs = [0; LANES];
-    for (i, value) in values.iter().enumerate() {
-        pairs[i / 2] |= u32::from(value.to_bits()) << (16 * (i % 2));
+    let (whole, rest) = values.as_chunks::<2>();
+    for (pair, [even, odd]) in pairs.iter_mut().zip(whole) {
+        *pair = u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;
+    }
+    if let [last] = rest {
+        pairs[whole.len()] = u32::from(last.to_bits());
     }
     pairs
 }

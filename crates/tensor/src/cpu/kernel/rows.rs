@@ -6,6 +6,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::bf16::{float, round, rounded};
+use super::softmax::{fold, largest};
 use crate::cpu::simd::{Isa, dispatch};
 use crate::reference::silu;
 use crate::{Matrix, Rotation, TokenScore, math};
@@ -115,8 +116,12 @@ pub(in crate::cpu) fn rope(isa: Isa, x: Matrix, rotation: &Rotation) -> Matrix {
         let (cos, sin) = (rotation.cos.row(i), rotation.sin.row(i));
         dispatch!(isa, simd => {
             let _ = simd;
-            for head in row.chunks_exact_mut(dim) {
-                rotate(head, cos, sin);
+            if (dim / 2).is_multiple_of(QUARTER) && dim <= TOGETHER {
+                rotate_together(row, cos, sin);
+            } else {
+                for head in row.chunks_exact_mut(dim) {
+                    rotate(head, cos, sin);
+                }
             }
         });
     })
@@ -131,48 +136,67 @@ fn rotate(head: &mut [bf16], cos: &[bf16], sin: &[bf16]) {
     let each = first.iter_mut().zip(second).zip(cos_first.iter().zip(cos_second)).zip(sin_first.iter().zip(sin_second));
     for (((first, second), (cos_first, cos_second)), (sin_first, sin_second)) in each {
         let (x, y) = (float(*first), float(*second));
-        *first = round(rounded(x * float(*cos_first)) + rounded(-y * float(*sin_first)));
-        *second = round(rounded(y * float(*cos_second)) + rounded(x * float(*sin_second)));
+        *first = turn(x, -y, *cos_first, *sin_first);
+        *second = turn(y, x, *cos_second, *sin_second);
     }
 }
 
-/// Softmax of the first `n` elements in place, rounded to bf16; what follows up to a multiple of 16, for which the row
-/// has room, becomes zero.
 #[inline(always)]
-pub(in crate::cpu) fn softmax(row: &mut [f32], n: usize) {
-    let row = &mut row[..n.next_multiple_of(16)];
-    row[n..].fill(f32::NEG_INFINITY); // whose exponential is the zero that adds nothing
-    let (vectors, _) = row.as_chunks::<16>();
-    let max = largest(vectors.iter().copied());
-    for x in row.iter_mut() {
-        *x = math::exp(f64::from(*x - max)) as f32;
+fn turn(x: f32, other: f32, cos: bf16, sin: bf16) -> bf16 {
+    round(rounded(x * float(cos)) + rounded(other * float(sin)))
+}
+
+/// Features of one or several heads that are turned together, ...
+const TOGETHER: usize = 128;
+/// ... and of which what belongs together is copied.
+const QUARTER: usize = 4;
+
+/// Features, or what they turn with.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Features([bf16; TOGETHER]);
+
+/// [`rotate`] of all heads of a row, a few at a time: what they turn with is laid out beside them first, so that a vector
+/// may hold several.
+#[inline(always)]
+fn rotate_together(row: &mut [bf16], cos: &[bf16], sin: &[bf16]) {
+    let none = Features([bf16::ZERO; TOGETHER]);
+    let [mut x, mut other, mut all_cos, mut all_sin] = [none; 4];
+    let dim = cos.len();
+    let some = row.len().min(TOGETHER / dim * dim);
+    for (to, from) in [(&mut all_cos, cos), (&mut all_sin, sin)] {
+        for head in to.0[..some].chunks_exact_mut(dim) {
+            copy(head, from, 0);
+        }
     }
-    let mut lanes = [0f32; 16];
-    for vector in row.as_chunks::<16>().0 {
-        lanes.iter_mut().zip(vector).for_each(|(lane, x)| *lane += x);
-    }
-    let reciprocal = 1.0 / fold(lanes);
-    for x in row.iter_mut() {
-        *x = rounded(*x * reciprocal);
+    for heads in row.chunks_mut(some) {
+        copy(&mut x.0[..heads.len()], heads, 0);
+        for (to, head) in other.0.chunks_exact_mut(dim).zip(heads.chunks_exact(dim)) {
+            let (first, second) = to.split_at_mut(dim / 2);
+            copy(first, &head[dim / 2..], 0x8000);
+            copy(second, head, 0);
+        }
+        let [x, other, cos, sin] =
+            [&mut x, &mut other, &mut all_cos, &mut all_sin].map(|f| f.0.as_chunks_mut::<16>().0);
+        for i in 0..heads.len().div_ceil(16) {
+            let (x, other, cos, sin) = (&mut x[i], &other[i], &cos[i], &sin[i]);
+            for j in 0..16 {
+                x[j] = turn(float(x[j]), float(other[j]), cos[j], sin[j]);
+            }
+        }
+        copy(heads, x.as_flattened(), 0);
     }
 }
 
-/// The largest of all lanes, NaN left out.
+/// Copies whole quarters, with the sign changed if that is its bit.
 #[inline(always)]
-fn largest(vectors: impl Iterator<Item = [f32; 16]>) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    for vector in vectors {
-        for (lane, x) in lanes.iter_mut().zip(vector) {
-            *lane = if x > *lane { x } else { *lane };
-        }
+fn copy(to: &mut [bf16], from: &[bf16], sign: u16) {
+    for (to, from) in to.as_chunks_mut::<QUARTER>().0.iter_mut().zip(from.as_chunks::<QUARTER>().0) {
+        *to = from.map(
+            #[inline(always)]
+            |x| bf16::from_bits(x.to_bits() ^ sign),
+        );
     }
-    // By halves: sixteen comparisons in a row would wait for one another.
-    for width in [8, 4, 2, 1] {
-        for i in 0..width {
-            lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
-        }
-    }
-    lanes[0]
 }
 
 pub(in crate::cpu) fn scores(isa: Isa, logits: &Matrix, targets: &[u32]) -> Vec<TokenScore> {
@@ -196,18 +220,6 @@ fn score(logits: &[bf16], target: u32) -> TokenScore {
         log_probability: f64::from(float(logits[target as usize])) - (f64::from(max) + math::ln(fold(lanes))),
         greedy: logits.iter().position(|&x| float(x) == max) == Some(target as usize),
     }
-}
-
-/// Sums sixteen lanes: i with i + 8, then i + 4, i + 2, i + 1.
-#[inline(always)]
-fn fold<T: Copy + std::ops::AddAssign>(mut lanes: [T; 16]) -> T {
-    for width in [8, 4, 2, 1] {
-        for i in 0..width {
-            let other = lanes[i + width];
-            lanes[i] += other;
-        }
-    }
-    lanes[0]
 }
 
 #[cfg(test)]

@@ -1,0 +1,84 @@
+//! Softmax of the rows of a tile, one step of it for all rows before the next: what a row's step waits for is then long
+//! there, and rows of a few vectors do not spend their time on getting started.
+
+use std::array::from_fn;
+
+use super::bf16::rounded;
+use super::sides::TILE;
+use crate::math;
+
+/// Lanes of which each sums every sixteenth exponential.
+const LANES: usize = 16;
+
+/// Softmax of the first `lengths[r]` elements of each row in place, rounded to bf16; rows are `stride` apart. What follows
+/// up to a multiple of 16, for which a row has room, becomes zero.
+#[inline(always)]
+pub(in crate::cpu) fn softmax(rows: &mut [f32], stride: usize, lengths: &[usize]) {
+    let (mut largest_of, mut sums) = ([0.0; TILE], [[0f32; LANES]; TILE]);
+    let row = |r: usize| r * stride..r * stride + lengths[r].next_multiple_of(LANES);
+    for (r, &n) in lengths.iter().enumerate() {
+        let row = &mut rows[row(r)];
+        row[n..].fill(f32::NEG_INFINITY); // whose exponential is the zero that adds nothing
+        largest_of[r] = largest(row.as_chunks().0.iter().copied());
+    }
+    for r in 0..lengths.len() {
+        let (max, mut lanes) = (largest_of[r], [0f32; LANES]);
+        for vector in rows[row(r)].as_chunks_mut::<LANES>().0 {
+            for (x, lane) in vector.iter_mut().zip(&mut lanes) {
+                *x = math::exp(f64::from(*x - max)) as f32;
+                *lane += *x;
+            }
+        }
+        sums[r] = lanes;
+    }
+    let reciprocals = sums.map(
+        #[inline(always)]
+        |lanes| 1.0 / fold(lanes),
+    );
+    for r in 0..lengths.len() {
+        for x in &mut rows[row(r)] {
+            *x = rounded(*x * reciprocals[r]);
+        }
+    }
+}
+
+/// The largest of all lanes, NaN left out.
+#[inline(always)]
+pub(super) fn largest(vectors: impl Iterator<Item = [f32; LANES]>) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for vector in vectors {
+        for (lane, x) in lanes.iter_mut().zip(vector) {
+            *lane = larger(x, *lane);
+        }
+    }
+    halved(lanes, larger)
+}
+
+#[inline(always)]
+fn larger(x: f32, than: f32) -> f32 {
+    if x > than { x } else { than }
+}
+
+/// Sums sixteen lanes: i with i + 8, then i + 4, i + 2, i + 1.
+#[inline(always)]
+pub(super) fn fold<T: Copy + std::ops::Add<Output = T>>(lanes: [T; LANES]) -> T {
+    halved(
+        lanes,
+        #[inline(always)]
+        |x, y| x + y,
+    )
+}
+
+/// One half with the other, until one is left. Written out, since a loop over widths is done lane by lane.
+#[inline(always)]
+fn halved<T: Copy>(lanes: [T; LANES], join: impl Fn(T, T) -> T) -> T {
+    let lanes: [T; 8] = from_fn(
+        #[inline(always)]
+        |i| join(lanes[i], lanes[i + 8]),
+    );
+    let lanes: [T; 4] = from_fn(
+        #[inline(always)]
+        |i| join(lanes[i], lanes[i + 4]),
+    );
+    join(join(lanes[0], lanes[2]), join(lanes[1], lanes[3]))
+}
