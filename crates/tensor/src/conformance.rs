@@ -149,11 +149,28 @@ impl<B: Backend> Suite<'_, B> {
             {
                 return Err(format!("scores, {case}: {expected:?} expected, {found:?} found"));
             }
-            if columns % 8 == 0 {
-                let rotation =
-                    Rotation { cos: random(rows, 8, 4, Values::Usual), sin: random(rows, 8, 5, Values::Usual) };
-                let rotated = self.reference.rope(x.clone(), &rotation);
-                same(&format!("rope, {case}"), &rotated, &download(self.backend.rope(bx, &rotation)))?;
+        }
+        // Heads of a few features and of many, of which a vector holds several or a part.
+        for (rows, heads, dim) in [
+            (1, 1, 8),
+            (9, 8, 8),
+            (3, 137, 8),
+            (5, 3, 4),
+            (5, 3, 12),
+            (7, 9, 24),
+            (2, 5, 64),
+            (2, 3, 96),
+            (3, 2, 128),
+            (2, 2, 256),
+        ] {
+            for values in [Values::Usual, Values::Wild, Values::Poisoned] {
+                let x = random(rows, heads * dim, dim as u64, values);
+                let [cos, sin] = [4, 5].map(|seed| random(rows, dim, seed, Values::Usual));
+                let rotation = Rotation { cos, sin };
+                let expected = self.reference.rope(x.clone(), &rotation);
+                let found = self.backend.rope(self.backend.upload(x), &rotation);
+                let case = format!("rope, {rows} x {heads} heads of {dim}, {values:?}");
+                same(&case, &expected, &self.backend.download(&found))?;
             }
         }
         Ok(())

@@ -97,15 +97,21 @@ pub(super) fn add_exact<S: IntegerProducts>(
 
 /// Elements that are whole numbers of `1 / units`, each below 128, as bytes; with their scale.
 #[inline(always)]
-pub(super) fn step_bytes(lanes: &[u32; LANES], units: f32, scale: f32) -> StepBytes {
-    let mut bytes = StepBytes { unit: scale / units, ..StepBytes::default() };
-    let mut sum = 0;
-    for (quad, pairs) in bytes.quads.iter_mut().zip(lanes.as_chunks::<2>().0) {
-        let elements = pairs.map(|pair| [pair << 16, pair & 0xFFFF_0000].map(|x| (f32::from_bits(x) * units) as i32));
-        sum += elements.as_flattened().iter().sum::<i32>();
-        let [[a, b], [c, d]] = elements;
-        *quad = u32::from_le_bytes([a, b, c, d].map(|x| x as u8));
+pub(super) fn step_bytes<S: Simd>(simd: S, elements: S::Pairs, units: f32, scale: f32) -> StepBytes {
+    let [even, odd] = simd.floats(elements);
+    let (even, odd) = (simd.mul(even, simd.splat(units)), simd.mul(odd, simd.splat(units)));
+    let byte = simd.splat_pairs(0xFF);
+    let [low, high] = [even, odd].map(
+        #[inline(always)]
+        |x| simd.and(low_bits(simd, x), byte),
+    );
+    let mut pairs = [0; LANES];
+    simd.store_pairs(simd.or(low, simd.shift_left(high, 8)), &mut pairs);
+    // The sum of so few so small whole numbers is exact in f32. What a scale of NaN leaves of the elements does not matter.
+    let sum = simd.total(simd.add(even, odd)) as i32;
+    let mut bytes = StepBytes { unit: scale / units, start: (-BYTE_BIAS).wrapping_mul(sum), ..StepBytes::default() };
+    for (quad, [first, second]) in bytes.quads.iter_mut().zip(pairs.as_chunks().0) {
+        *quad = first | second << 16;
     }
-    bytes.start = -BYTE_BIAS * sum;
     bytes
 }

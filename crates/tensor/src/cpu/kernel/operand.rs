@@ -66,23 +66,18 @@ impl Operand {
                     && format
                         .is_some_and(|f| !is_small_integer(f.element) && always_exact(ratio(f.element), ratio(E2M1))),
         };
-        let tiles = (0..rows.div_ceil(TILE))
-            .into_par_iter()
-            .with_min_len((8192 / (k * TILE)).max(1))
-            .map(|tile| {
-                let some = TILE.min(rows - tile * TILE);
-                let stride = if few { rows } else { TILE };
-                let mut to = Tile::default();
-                dispatch!(isa, simd => {
-                    to.fill(simd, ([some, stride], k), (format, uses), #[inline(always)] |r, step| {
-                        let values = step_of(x.row(tile * TILE + r), step);
-                        simd.prefetch(&values[0]);
-                        pairs_of(values)
-                    });
+        let mut tiles = spare::take(rows.div_ceil(TILE));
+        tiles.par_iter_mut().with_min_len((8192 / (k * TILE)).max(1)).enumerate().for_each(|(tile, to)| {
+            let some = TILE.min(rows - tile * TILE);
+            let stride = if few { rows } else { TILE };
+            dispatch!(isa, simd => {
+                to.fill(simd, ([some, stride], k), (format, uses), #[inline(always)] |r, step| {
+                    let values = step_of(x.row(tile * TILE + r), step);
+                    simd.prefetch(&values[0]);
+                    pairs_of(values)
                 });
-                to
-            })
-            .collect();
+            });
+        });
         Operand { rows, k, format, tiles }
     }
 
@@ -100,7 +95,58 @@ impl Operand {
     }
 }
 
+impl Drop for Operand {
+    fn drop(&mut self) {
+        spare::give(std::mem::take(&mut self.tiles));
+    }
+}
+
+/// The memory of operands that are gone, for those to come: to get new memory from the system takes longer than to
+/// quantize into it.
+mod spare {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::Tile;
+
+    /// Bytes to keep at most, about those of 512 rows of 16,384 features with all that products may need of them.
+    const MOST: usize = 32 << 20;
+
+    /// Tiles and the bytes they hold.
+    static KEPT: Mutex<(Vec<Tile>, usize)> = Mutex::new((Vec::new(), 0));
+
+    /// So many tiles, with what memory there is.
+    pub(super) fn take(count: usize) -> Vec<Tile> {
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tiles, bytes) = &mut *kept;
+        let mut taken = tiles.split_off(tiles.len().saturating_sub(count));
+        *bytes -= taken.iter().map(Tile::capacity).sum::<usize>();
+        drop(kept);
+        taken.resize_with(count, Tile::default);
+        taken
+    }
+
+    /// Keeps tiles as far as there is room for them.
+    pub(super) fn give(mut given: Vec<Tile>) {
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tiles, bytes) = &mut *kept;
+        while let Some(tile) = given.pop_if(|tile| *bytes + tile.capacity() <= MOST) {
+            *bytes += tile.capacity();
+            tiles.push(tile);
+        }
+        drop(kept); // what finds no room is freed after this
+    }
+}
+
 impl Tile {
+    /// Bytes of memory, used or not.
+    fn capacity(&self) -> usize {
+        fn of<T>(vec: &Vec<T>) -> usize {
+            vec.capacity() * size_of::<T>()
+        }
+        let Tile { lanes, powers, norms, bytes, integers, words, word_units, .. } = self;
+        of(lanes) + of(powers) + of(norms) + of(bytes) + of(integers) + of(words) + of(word_units)
+    }
+
     /// Quantizes rows of `k` elements along k, or takes them as they are, in place of what was there; `pairs(r, step)` are
     /// those of a step of row r, zero beyond k. There is room for `stride` rows, of which those beyond `rows` become
     /// zero.
@@ -226,11 +272,12 @@ impl Tile {
             let many = self.stride == TILE;
             let mut units = [1.0; TILE];
             for (r, (lanes, scale)) in rows.iter().zip(powers).enumerate() {
+                let elements = simd.load_pairs(&lanes.0);
                 if bytes {
-                    self.bytes.push(step_bytes(&lanes.0, 1.0 / unit, *scale));
+                    self.bytes.push(step_bytes(simd, elements, 1.0 / unit, *scale));
                 }
                 if words {
-                    let integers = Integers::new(simd, simd.load_pairs(&lanes.0), 1.0 / unit);
+                    let integers = Integers::new(simd, elements, 1.0 / unit);
                     if many {
                         self.words.push(Lanes(integers.pairs(simd)));
                         units[r] = integers.unit(unit * scale);
