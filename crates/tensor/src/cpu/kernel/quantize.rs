@@ -35,6 +35,8 @@ pub(crate) struct Quantizer {
     units: f32,
     /// Bits of a code's fraction.
     mantissa: u16,
+    /// Whether codes are two's complement. Asked of the format, names would be compared for every vector.
+    twos_complement: bool,
     /// What the exponent field of the smallest normal number is more than its block's scale, before scaling.
     lowest: i32,
     /// What to add to the bits of a normal number so that its exponent field, less emax, is the scale's byte.
@@ -54,6 +56,7 @@ impl Quantizer {
             max_code: u32::from(element.encode(f64::from(element.max()))),
             units: 1.0 / unit(element),
             mantissa: element.mantissa_bits() as u16,
+            twos_complement: element == INT8,
             lowest: 1 - element.bias(),
             bump: bump(format),
         }
@@ -236,7 +239,7 @@ impl Quantizer {
         let magnitude = simd.add_bits(simd.shift_right(powers, 23 - element.mantissa_bits()), steps);
         let magnitude = simd.min_bits(magnitude, simd.splat_pairs(self.max_code));
         let negative = simd.shift_right(bits, 31);
-        if element == INT8 {
+        if self.twos_complement {
             // m − 2m where the mask is all ones.
             let mask = simd.sub_bits(simd.splat_pairs(0), negative);
             let code = simd.sub_bits(magnitude, simd.shift_left(simd.and(magnitude, mask), 1));

@@ -3,7 +3,7 @@
 //! A bf16 has eight bits of significand, its leading one included. Shifted so far that its last bit to be kept is bit 9
 //! of 16, it rounds by a sum and a shift, whatever its exponent.
 
-use microscale_formats::{BLOCK, E8M0, INT8};
+use microscale_formats::{BLOCK, E8M0};
 
 use super::{Quantizer, interleave};
 use crate::Real;
@@ -77,7 +77,7 @@ impl Quantizer {
         // A carry into the next power of two fits by itself.
         let powers = simd.shift_words_left(simd.sub_words(exponents, lowest), simd.splat_words(self.mantissa));
         let codes = simd.min_words(simd.add_words(powers, steps), simd.splat_words(self.max_code as u16));
-        if self.format.element == INT8 {
+        if self.twos_complement {
             return simd.and(simd.negate_words(codes, pairs), simd.splat_words(0xFF));
         }
         let signs = simd.and(pairs, simd.splat_pairs(SIGNS));
