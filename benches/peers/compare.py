@@ -279,11 +279,16 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--logits", choices=("last", "all"), default="last", help="of which tokens prefill computes them")
     parser.add_argument("--only", choices=("decode", "prefill"), help="leave the other phase out")
+    parser.add_argument("--prompt", type=int, choices=sorted({p.tokens for p in PAIRS if p.phase == "prefill"}),
+                        help="prefill of so many tokens only")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds is at least 1")
     options.llama = dict(options.llama)
-    options.pairs = [pair for pair in PAIRS if options.only in (None, pair.phase)]
+    options.pairs = [
+        pair for pair in PAIRS
+        if options.only in (None, pair.phase) and (pair.phase == "decode" or options.prompt in (None, pair.tokens))
+    ]
     document = summarize(measure(options), options)
     table = markdown(document)
     options.out.with_name(options.out.name + ".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
