@@ -133,10 +133,9 @@ impl<'a, B: Backend + Clone + 'static> ModelScorer<'a, B> {
         &self,
         travel: &Travel<'_, B>,
         batches: &[Vec<usize>],
-        together: usize,
         sink: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<(), Error> {
-        for some in batches.chunks(together) {
+        for some in batches.chunks(TOGETHER) {
             for outcomes in self.backend.passes(some.len(), |i| travel.alone(&some[i])) {
                 for outcome in outcomes? {
                     if sink(Event::Scored(outcome)).is_break() {
@@ -215,19 +214,19 @@ impl<B: Backend + Clone + 'static> Scorer for ModelScorer<'_, B> {
             return Ok(());
         }
         let (weights, room) = self.prepare(rows)?;
-        let together = if self.is_small(room) { TOGETHER } else { 1 };
+        let small = weights.is_resident() && self.is_small(room);
         let sharing = Sharing {
             requests: self.limits.batch_size,
             tokens: BATCH_TOKENS,
             enabled: self.share_prefixes,
             longest: self.source.config().rope.changes_beyond().unwrap_or(usize::MAX),
         };
-        let steps = rows.iter().map(|&row| self.step(row)).collect();
-        let (origin, logits) = (self.origin(), LOGITS / together);
-        let travel = Travel { origin, weights: &weights, requests, sharing, steps, logits };
+        let steps: Vec<usize> = rows.iter().map(|&row| self.step(row)).collect();
+        let logits = if small { LOGITS / TOGETHER } else { LOGITS };
+        let travel = Travel::new(self.origin(), &weights, requests, (sharing, &steps), logits);
         let batches = batches(requests, &sharing);
-        if weights.is_resident() && together > 1 {
-            self.side_by_side(&travel, &batches, together, sink)?;
+        if small {
+            self.side_by_side(&travel, &batches, sink)?;
         } else {
             self.in_chunks(&travel, &batches, room, sink)?;
         }

@@ -16,24 +16,24 @@ use crate::{Divergence, Error, Outcome, Request, Role};
 
 /// What all batches of some requests share.
 pub(crate) struct Travel<'a, B: Backend> {
-    pub(crate) origin: Origin<'a, B>,
+    origin: Origin<'a, B>,
     pub(crate) weights: &'a RowWeights<B>,
     pub(crate) requests: &'a [Request],
-    pub(crate) sharing: Sharing,
-    /// By position among the rows, up to which multiple of tokens requests may share their beginnings.
-    pub(crate) steps: Vec<usize>,
+    sharing: Sharing,
+    /// Up to which multiples of tokens requests may share their beginnings, each once.
+    steps: Vec<usize>,
+    /// By position among the rows, which of the steps is theirs.
+    own: Vec<usize>,
     /// Logits of one row in memory at a time.
-    pub(crate) logits: usize,
+    logits: usize,
 }
 
 /// A batch on its way.
 pub(crate) struct Travelling<B: Backend> {
     /// As they index the requests, sorted by tokens.
     requests: Vec<usize>,
-    /// One for each way of sharing beginnings that a row has.
+    /// One for each step up to which beginnings are shared.
     layouts: Vec<Layout>,
-    /// By position among the rows, which of the layouts is theirs.
-    own: Vec<usize>,
     rotations: Vec<Rotation>,
     /// By position among the rows, activations `[tokens, hidden]`.
     states: Vec<Place<B>>,
@@ -44,13 +44,29 @@ impl<B: Backend> Travelling<B> {
     pub(crate) fn tokens(&self) -> usize {
         self.layouts.iter().map(|layout| layout.batch.tokens()).max().unwrap_or(0)
     }
-
-    fn layout(&self, position: usize) -> &Layout {
-        &self.layouts[self.own[position]]
-    }
 }
 
-impl<B: Backend> Travel<'_, B> {
+impl<'a, B: Backend> Travel<'a, B> {
+    /// Of the rows that there are `weights` of, the multiples of tokens up to which they may share beginnings being
+    /// `steps`, with so many logits of a row in memory at a time.
+    pub(crate) fn new(
+        origin: Origin<'a, B>,
+        weights: &'a RowWeights<B>,
+        requests: &'a [Request],
+        (sharing, steps): (Sharing, &[usize]),
+        logits: usize,
+    ) -> Self {
+        let mut each = steps.to_vec();
+        each.sort_unstable();
+        each.dedup();
+        let own = steps.iter().map(|own| each.iter().position(|step| step == own).unwrap_or(0)).collect();
+        Travel { origin, weights, requests, sharing, steps: each, own, logits }
+    }
+
+    fn layout<'t>(&self, one: &'t Travelling<B>, position: usize) -> &'t Layout {
+        &one.layouts[self.own[position]]
+    }
+
     fn block(&self, position: usize) -> Block<'_, B> {
         let Origin { backend, source, recipes } = self.origin;
         Block { backend, config: source.config(), recipe: &recipes[self.weights.rows[position]] }
@@ -75,21 +91,16 @@ impl<B: Backend> Travel<'_, B> {
     /// The shelf's file cannot be written.
     pub(crate) fn depart(&self, batch: &[usize], shelf: &mut Shelf<'_, B>) -> Result<Travelling<B>, Error> {
         let some: Vec<&Request> = batch.iter().map(|&i| &self.requests[i]).collect();
-        let mut steps = self.steps.clone();
-        steps.sort_unstable();
-        steps.dedup();
-        let layouts: Vec<Layout> = steps.iter().map(|&step| Layout::new(&some, step, &self.sharing)).collect();
-        let own: Vec<usize> =
-            self.steps.iter().map(|own| steps.iter().position(|step| step == own).unwrap_or(0)).collect();
+        let layouts: Vec<Layout> = self.steps.iter().map(|&step| Layout::new(&some, step, &self.sharing)).collect();
         let config = self.origin.source.config();
         let state = |&layout: &usize| {
             let tokens = &layouts[layout].batch.tokens;
             let embedded = self.origin.backend.gather(&self.weights.embedding, tokens);
             shelf.put(embedded, [tokens.len(), config.hidden_size])
         };
-        let states = own.iter().map(state).collect::<Result<_, _>>()?;
+        let states = self.own.iter().map(state).collect::<Result<_, _>>()?;
         let rotations = layouts.iter().map(|layout| rotation(config, &layout.batch)).collect();
-        Ok(Travelling { requests: batch.to_vec(), layouts, own, rotations, states })
+        Ok(Travelling { requests: batch.to_vec(), layouts, rotations, states })
     }
 
     /// Takes a batch through one layer, which is there in all its kinds.
@@ -103,7 +114,7 @@ impl<B: Backend> Travel<'_, B> {
         shelf: &mut Shelf<'_, B>,
     ) -> Result<(), Error> {
         for position in 0..self.weights.rows.len() {
-            let which = one.own[position];
+            let which = self.own[position];
             let tokens = Tokens { batch: &one.layouts[which].batch, rotation: &one.rotations[which] };
             let layer = self.weights.own(kinds, position);
             let pass = |state: &B::Activation| self.block(position).layer(state, layer, &tokens, None);
@@ -125,7 +136,7 @@ impl<B: Backend> Travel<'_, B> {
     /// The shelf's file cannot be read.
     pub(crate) fn unload(&self, one: &Travelling<B>, shelf: &mut Shelf<'_, B>) -> Result<Vec<B::Activation>, Error> {
         let rows = one.states.iter().enumerate().map(|(position, state)| {
-            let places = one.layout(position).places.concat();
+            let places = self.layout(one, position).places.concat();
             shelf.show(state, |state| self.origin.backend.gather(state, &places))
         });
         rows.collect()
@@ -156,7 +167,7 @@ impl<B: Backend> Travel<'_, B> {
         let own = |i: usize| of(i).tokens.len() - of(i).context;
         let targets: Vec<u32> = requests.clone().flat_map(|i| &of(i).tokens[of(i).context..]).copied().collect();
         let score = |(position, state): (usize, &B::Activation)| {
-            let places = one.layout(position).places[requests.clone()].concat();
+            let places = self.layout(one, position).places[requests.clone()].concat();
             let from: Vec<(u32, u32)> = places.into_iter().zip(unloaded.start as u32..).collect();
             self.scored(position, state, (&from, &targets))
         };
@@ -183,7 +194,7 @@ impl<B: Backend> Travel<'_, B> {
                     log_likelihood,
                     greedy,
                     divergence,
-                    reused: one.layout(position).reused[i],
+                    reused: self.layout(one, position).reused[i],
                 });
             }
         }
