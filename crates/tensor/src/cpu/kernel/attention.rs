@@ -9,7 +9,7 @@ use super::bf16::{round, rounded};
 use super::cache::{Cache, Head, Values};
 use super::extent::{Extent, ratio};
 use super::linear::FEW;
-use super::operand::{Tile, Uses, pairs_of, pairs_of_floats, step_of};
+use super::operand::{Tile, Uses, pairs_of_floats, step_of, write_pairs};
 use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use super::softmax::softmax;
@@ -172,22 +172,38 @@ impl Task<'_> {
             let first = tile * TILE;
             let rows = TILE.min(count - first);
             let queries = Queries::new(rows, (self.position + first / group, first % group), group);
-            w.queries.fill(
-                simd,
-                ([rows, TILE], dim),
-                (self.a.query, uses_in_tiles(configured.as_ref(), self.head.keys.format)),
+            simd.vectorize(
                 #[inline(always)]
-                |r, step| {
-                    let head = self.kv_head * group + queries.heads[r];
-                    let row = self.rows.start + (queries.positions[r] - self.position);
-                    let row = &self.q.row(row)[head * dim..][..dim];
-                    pairs_of(step_of(row, step))
-                },
+                || self.queries(simd, configured.as_ref(), &queries, w),
             );
-            self.attention_weights(simd, configured.as_ref(), &queries, w);
-            self.mix(simd, configured.as_ref(), &queries, w, out);
+            simd.vectorize(
+                #[inline(always)]
+                || self.attention_weights(simd, configured.as_ref(), &queries, w),
+            );
+            simd.vectorize(
+                #[inline(always)]
+                || self.mix(simd, configured.as_ref(), &queries, w, out),
+            );
         }
         out
+    }
+
+    /// The queries of a tile, quantized.
+    #[inline(always)]
+    fn queries<S: Simd>(&self, simd: S, configured: Option<&Configured>, queries: &Queries, w: &mut Workspace) {
+        let (dim, group) = (self.a.keys_values.head_dim, self.group());
+        w.queries.fill(
+            simd,
+            ([queries.rows, TILE], dim),
+            (self.a.query, uses_in_tiles(configured, self.head.keys.format)),
+            #[inline(always)]
+            |r, step, to| {
+                let head = self.kv_head * group + queries.heads[r];
+                let row = self.rows.start + (queries.positions[r] - self.position);
+                let row = &self.q.row(row)[head * dim..][..dim];
+                write_pairs(step_of(row, step), to);
+            },
+        );
     }
 
     /// softmax(q·kᵀ/√d) of a tile into `w.scores`, each row over its own past, zero beyond it.
@@ -246,9 +262,9 @@ impl Task<'_> {
             (self.a.weights, uses_in_tiles(configured, values.format)),
             // Weights are zero past their token, up to the end of its step.
             #[inline(always)]
-            |r, step| {
+            |r, step, to| {
                 let row = scores[r * *stride..][..*stride].as_chunks().0;
-                pairs_of_floats(&row[step])
+                *to = pairs_of_floats(&row[step]);
             },
         );
         let x = weights.view(self.a.weights);

@@ -28,18 +28,9 @@ impl Extent {
         element: ElementFormat,
         scales: impl IntoIterator<Item = &'a [f32; LANES]>,
     ) -> Extent {
-        // Lane by lane; what is compared with NaN stays as it is.
-        let (mut low, mut high) = ([1f32; LANES], [1f32; LANES]);
-        for scales in scales {
-            for ((low, high), &scale) in low.iter_mut().zip(&mut high).zip(scales) {
-                *low = if scale < *low { scale } else { *low };
-                *high = if scale > *high { scale } else { *high };
-            }
-        }
-        let (low, high) = (low.into_iter().fold(1.0, f32::min), high.into_iter().fold(1.0, f32::max));
-        let unit = f64::from(unit(element));
-        let largest = f64::from(element.max()) * f64::from(high);
-        Extent { unit, scaled_unit: unit * f64::from(low), largest, plain: false }
+        let mut range = ScaleRange::default();
+        scales.into_iter().for_each(|scales| range.add(scales));
+        range.extent(element)
     }
 
     /// Of nothing in this format.
@@ -96,6 +87,36 @@ impl Extent {
             && self.scaled_unit * other.scaled_unit >= normal
             && self.largest * other.largest * SUMMANDS <= f64::from(f32::MAX)
             && self.largest.max(1.0) * other.largest.max(1.0) <= f64::from(f32::MAX)
+    }
+}
+
+/// The smallest and the largest of scales and 1, lane by lane, NaN left out.
+pub(in crate::cpu) struct ScaleRange {
+    low: [f32; LANES],
+    high: [f32; LANES],
+}
+
+impl Default for ScaleRange {
+    fn default() -> ScaleRange {
+        ScaleRange { low: [1.0; LANES], high: [1.0; LANES] }
+    }
+}
+
+impl ScaleRange {
+    #[inline(always)]
+    pub(in crate::cpu) fn add(&mut self, scales: &[f32; LANES]) {
+        for ((low, high), &scale) in self.low.iter_mut().zip(&mut self.high).zip(scales) {
+            *low = if scale < *low { scale } else { *low };
+            *high = if scale > *high { scale } else { *high };
+        }
+    }
+
+    /// The extent of elements of a format with these scales.
+    pub(in crate::cpu) fn extent(&self, element: ElementFormat) -> Extent {
+        let (low, high) = (self.low.into_iter().fold(1.0, f32::min), self.high.into_iter().fold(1.0, f32::max));
+        let unit = f64::from(unit(element));
+        let largest = f64::from(element.max()) * f64::from(high);
+        Extent { unit, scaled_unit: unit * f64::from(low), largest, plain: false }
     }
 }
 

@@ -8,8 +8,9 @@ use microscale_formats::ElementFormat;
 use super::extent::{ROUND_UP, ratio};
 use super::product::HALF;
 use super::sides::{PANEL, StepBytes, StepIntegers};
-use crate::cpu::simd::codes::BYTE_BIAS;
-use crate::cpu::simd::{IntegerProducts, LANES, Simd};
+use crate::cpu::simd::codes::{BYTE_BIAS, QUADS};
+use crate::cpu::simd::tiles::Lanes;
+use crate::cpu::simd::{IntegerProducts, LANES, Simd, Words};
 
 /// Adding it leaves a whole number below 2^22 in the low bits, in two's complement.
 const SHIFT: f32 = 3.0 * (1 << 22) as f32;
@@ -47,9 +48,9 @@ impl<S: Simd> Integers<S> {
         squares.sqrt() * ROUND_UP / self.divisor
     }
 
-    /// In signed integers of 16 bits, two to a pair, ...
+    /// In signed integers of 16 bits, two to a pair.
     #[inline(always)]
-    pub(super) fn pairs(&self, simd: S) -> [u32; LANES] {
+    fn pairs(&self, simd: S) -> [u32; LANES] {
         let scale = simd.splat(1.0 / self.divisor);
         let even = simd.and(low_bits(simd, simd.mul(self.even, scale)), simd.splat_pairs(0xFFFF));
         let odd = simd.shift_left(low_bits(simd, simd.mul(self.odd, scale)), 16);
@@ -58,16 +59,10 @@ impl<S: Simd> Integers<S> {
         pairs
     }
 
-    /// ... of which one is worth this, where the format's smallest magnitude is worth `unit`.
-    #[inline(always)]
-    pub(super) fn unit(&self, unit: f32) -> f32 {
-        unit * self.divisor
-    }
-
-    /// All of it, for a few rows.
+    /// All of it, for a few rows, where the format's smallest magnitude is worth `unit`.
     #[inline(always)]
     pub(super) fn step(&self, simd: S, unit: f32) -> StepIntegers {
-        StepIntegers { pairs: self.pairs(simd), unit: self.unit(unit), norm: self.norm(simd) }
+        StepIntegers { pairs: self.pairs(simd), unit: unit * self.divisor, norm: self.norm(simd) }
     }
 }
 
@@ -95,9 +90,20 @@ pub(super) fn add_exact<S: IntegerProducts>(
     }
 }
 
-/// Elements that are whole numbers of `1 / units`, each below 128, as bytes; with their scale.
+/// Elements that are multiples of `unit`, each below 128 of it, as bytes; such a number is `worth` so much after scaling.
 #[inline(always)]
-pub(super) fn step_bytes<S: Simd>(simd: S, elements: S::Pairs, units: f32, scale: f32) -> StepBytes {
+pub(super) fn step_bytes<S: Simd>(simd: S, elements: &Lanes, unit: f32, worth: f32) -> StepBytes {
+    let (quads, sum) = match simd.words() {
+        Some(words) => words.bytes_of_words(signed_words(words, elements, unit)),
+        None => bytes_of_floats(simd, simd.load_pairs(&elements.0), 1.0 / unit),
+    };
+    // What a scale of NaN leaves of the elements does not matter.
+    StepBytes { quads, unit: worth, start: (-BYTE_BIAS).wrapping_mul(sum) }
+}
+
+/// The bytes and their sum.
+#[inline(always)]
+fn bytes_of_floats<S: Simd>(simd: S, elements: S::Pairs, units: f32) -> ([u32; QUADS], i32) {
     let [even, odd] = simd.floats(elements);
     let (even, odd) = (simd.mul(even, simd.splat(units)), simd.mul(odd, simd.splat(units)));
     let byte = simd.splat_pairs(0xFF);
@@ -107,11 +113,42 @@ pub(super) fn step_bytes<S: Simd>(simd: S, elements: S::Pairs, units: f32, scale
     );
     let mut pairs = [0; LANES];
     simd.store_pairs(simd.or(low, simd.shift_left(high, 8)), &mut pairs);
-    // The sum of so few so small whole numbers is exact in f32. What a scale of NaN leaves of the elements does not matter.
-    let sum = simd.total(simd.add(even, odd)) as i32;
-    let mut bytes = StepBytes { unit: scale / units, start: (-BYTE_BIAS).wrapping_mul(sum), ..StepBytes::default() };
-    for (quad, [first, second]) in bytes.quads.iter_mut().zip(pairs.as_chunks().0) {
+    let mut quads = [0; QUADS];
+    for (quad, [first, second]) in quads.iter_mut().zip(pairs.as_chunks().0) {
         *quad = first | second << 16;
     }
-    bytes
+    // The sum of so few so small whole numbers is exact in f32.
+    (quads, simd.total(simd.add(even, odd)) as i32)
+}
+
+/// Elements that are multiples of `unit`, each below 2^15 of it, as integers, two to a pair as their bf16 values are.
+#[inline(always)]
+pub(super) fn step_words<S: Simd>(simd: S, elements: &Lanes, unit: f32) -> Lanes {
+    let mut lanes = Lanes::ZERO;
+    match simd.words() {
+        Some(words) => words.store_pairs(signed_words(words, elements, unit), &mut lanes.0),
+        None => {
+            let units = simd.splat(1.0 / unit);
+            let [even, odd] = simd.floats(simd.load_pairs(&elements.0)).map(
+                #[inline(always)]
+                |x| low_bits(simd, simd.mul(x, units)),
+            );
+            simd.store_pairs(simd.or(simd.and(even, simd.splat_pairs(0xFFFF)), simd.shift_left(odd, 16)), &mut lanes.0);
+        }
+    }
+    lanes
+}
+
+/// The same, in the lanes of 16 bits that they become. The unit and its multiples are normal numbers.
+#[inline(always)]
+fn signed_words<S: Words>(simd: S, elements: &Lanes, unit: f32) -> S::Pairs {
+    let pairs = simd.load_pairs(&elements.0);
+    let magnitudes = simd.and(pairs, simd.splat_pairs(0x7FFF_7FFF));
+    let exponents = simd.shift_words_right(magnitudes, simd.splat_words(7));
+    let significands = simd.or(simd.and(magnitudes, simd.splat_pairs(0x007F_007F)), simd.splat_pairs(0x0080_0080));
+    // A significand is 128 times its power of two. Shifted by the exponent of any unit that is far from the smallest, zero's
+    // is zero.
+    let at = simd.splat_words((unit.to_bits() >> 23) as u16 + 7);
+    let left = simd.shift_words_left(significands, simd.sub_words(exponents, at));
+    simd.negate_words(simd.shift_words_right(left, simd.sub_words(at, exponents)), pairs)
 }

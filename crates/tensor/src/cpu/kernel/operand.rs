@@ -1,11 +1,11 @@
 //! Activations quantized once, in tiles of sixteen rows.
 
 use half::bf16;
-use microscale_formats::E2M1;
+use microscale_formats::{E2M1, ElementFormat};
 use rayon::prelude::*;
 
-use super::extent::{Extent, Magnitudes, always_exact, ratio, unit};
-use super::integers::{Integers, are_moderate, step_bytes};
+use super::extent::{Extent, Magnitudes, ScaleRange, always_exact, ratio, unit};
+use super::integers::{Integers, are_moderate, step_bytes, step_words};
 use super::linear::{FEW, TILES_RATIO};
 use super::quantize::Quantizer;
 use super::sides::{STEP, Scales, StepBytes, StepIntegers, TILE, XTile};
@@ -52,6 +52,14 @@ pub(in crate::cpu) struct Tile {
     extent: Option<Extent>,
 }
 
+impl Uses {
+    /// What of it elements of a format can serve.
+    fn with(self, element: ElementFormat) -> Uses {
+        let bytes = self.bytes && is_small_integer(element);
+        Uses { bytes, words: self.words && are_moderate(element), ..self }
+    }
+}
+
 impl Operand {
     pub(in crate::cpu) fn new(isa: Isa, x: &Matrix, format: Option<BlockFormat>) -> Operand {
         let (rows, k) = (x.rows(), x.columns());
@@ -71,10 +79,10 @@ impl Operand {
             let some = TILE.min(rows - tile * TILE);
             let stride = if few { rows } else { TILE };
             dispatch!(isa, simd => {
-                to.fill(simd, ([some, stride], k), (format, uses), #[inline(always)] |r, step| {
+                to.fill(simd, ([some, stride], k), (format, uses), #[inline(always)] |r, step, to| {
                     let values = step_of(x.row(tile * TILE + r), step);
                     simd.prefetch(&values[0]);
-                    pairs_of(values)
+                    write_pairs(values, to);
                 });
             });
         });
@@ -147,7 +155,7 @@ impl Tile {
         of(lanes) + of(powers) + of(norms) + of(bytes) + of(integers) + of(words) + of(word_units)
     }
 
-    /// Quantizes rows of `k` elements along k, or takes them as they are, in place of what was there; `pairs(r, step)` are
+    /// Quantizes rows of `k` elements along k, or takes them as they are, in place of what was there; `pairs(r, step, to)` writes
     /// those of a step of row r, zero beyond k. There is room for `stride` rows, of which those beyond `rows` become
     /// zero.
     #[inline(always)]
@@ -156,75 +164,87 @@ impl Tile {
         simd: S,
         ([rows, stride], k): ([usize; 2], usize),
         (format, uses): (Option<BlockFormat>, Uses),
-        pairs: impl Fn(usize, usize) -> [u32; LANES],
+        pairs: impl Fn(usize, usize, &mut [u32; LANES]),
     ) {
         let steps = k.div_ceil(STEP);
         self.clear(stride);
-        self.lanes.reserve(steps * stride);
         self.powers.reserve(steps);
         match format {
             None => {
+                self.make_room(steps, Uses::default());
                 let mut values = Magnitudes::none(simd);
-                for step in 0..steps {
-                    for r in 0..rows {
-                        let lanes = pairs(r, step);
-                        values.add(simd, simd.load_pairs(&lanes));
-                        self.lanes.push(Lanes(lanes));
+                self.lanes.resize(steps * stride, Lanes::ZERO);
+                for (step, lanes) in self.lanes.chunks_exact_mut(stride).enumerate() {
+                    for (r, lanes) in lanes[..rows].iter_mut().enumerate() {
+                        pairs(r, step, &mut lanes.0);
+                        values.add(simd, simd.load_pairs(&lanes.0));
                     }
-                    self.lanes.resize((step + 1) * stride, Lanes::ZERO);
+                    lanes[rows..].fill(Lanes::ZERO);
                 }
                 self.extent = Some(values.extent(simd));
             }
             Some(format) if format.block_size == STEP => {
-                let quantizer = Quantizer::new(format);
-                let checked = !always_exact(ratio(format.element), uses.norms_beside);
-                for step in 0..steps {
-                    let (mut powers, mut norms) = ([1.0; TILE], [0.0; TILE]);
-                    for r in 0..rows {
-                        let (elements, power) = quantizer.pairs(simd, simd.load_pairs(&pairs(r, step)));
-                        let mut lanes = Lanes::ZERO;
-                        simd.store_pairs(elements, &mut lanes.0);
-                        self.lanes.push(lanes);
-                        powers[r] = power;
-                        if checked {
-                            norms[r] = quantizer.norm(simd, elements);
-                        }
+                // Elements of many rows take their scales in, so that a product need not, unless these turn out to be too
+                // far from 1.
+                let mut scaled = stride == TILE;
+                loop {
+                    let extent = self.fill_steps(simd, (rows, steps), (format, uses), scaled, &pairs);
+                    self.dequantized = scaled && extent.dequantized().is_some();
+                    self.extent = if scaled { extent.dequantized() } else { Some(extent) };
+                    if self.extent.is_some() {
+                        break;
                     }
-                    self.lanes.resize((step + 1) * stride, Lanes::ZERO);
-                    self.powers.push(powers);
-                    if checked {
-                        self.norms.push(norms);
-                    }
-                }
-                let extent = Extent::of_scales(format.element, &self.powers);
-                self.extent = Some(extent);
-                self.fill_integers(simd, format, uses);
-                if let Some(extent) = extent.dequantized().filter(|_| stride == TILE) {
-                    self.dequantize(simd, rows);
-                    self.extent = Some(extent);
+                    scaled = false;
+                    self.clear(stride);
                 }
             }
             Some(format) => {
-                self.fill_blocks(simd, (rows, k), format, pairs);
-                self.fill_integers(simd, format, Uses { words: false, ..uses });
+                self.fill_blocks(simd, (rows, k), (format, uses), pairs);
             }
         }
     }
 
-    /// Takes the scales of blocks that are steps into the elements, so that a product need not.
+    /// Quantizes rows in blocks that are steps, `scaled` or not, and answers with the extent of the elements and their scales.
     #[inline(always)]
-    fn dequantize<S: Simd>(&mut self, simd: S, rows: usize) {
-        for (step, powers) in self.lanes.as_chunks_mut::<TILE>().0.iter_mut().zip(&mut self.powers) {
-            for (lanes, power) in step[..rows].iter_mut().zip(powers) {
-                let [even, odd] = simd.floats(simd.load_pairs(&lanes.0));
-                let scale = simd.splat(*power);
-                let even = simd.bits(simd.mul(even, scale));
-                let odd = simd.bits(simd.mul(odd, scale));
-                simd.store_pairs(simd.or(simd.shift_right(even, 16), odd), &mut lanes.0);
-                *power = 1.0;
+    fn fill_steps<S: Simd>(
+        &mut self,
+        simd: S,
+        (rows, steps): (usize, usize),
+        (format, uses): (BlockFormat, Uses),
+        scaled: bool,
+        pairs: &impl Fn(usize, usize, &mut [u32; LANES]),
+    ) -> Extent {
+        let quantizer = Quantizer::new(format);
+        let unit = unit(format.element);
+        let checked = !always_exact(ratio(format.element), uses.norms_beside);
+        let uses = uses.with(format.element);
+        let mut range = ScaleRange::default();
+        let mut all = std::mem::take(&mut self.lanes);
+        all.resize(steps * self.stride, Lanes::ZERO);
+        self.make_room(steps, uses);
+        for (step, lanes) in all.chunks_exact_mut(self.stride).enumerate() {
+            for (r, lanes) in lanes[..rows].iter_mut().enumerate() {
+                pairs(r, step, &mut lanes.0);
             }
+            lanes[rows..].fill(Lanes::ZERO);
+            let powers = quantizer.step(simd, &mut lanes[..rows], scaled);
+            range.add(&powers);
+            let units = if scaled { powers.map(|power| unit * power) } else { [unit; TILE] };
+            if checked {
+                let mut norms = [0.0; TILE];
+                for r in 0..rows {
+                    norms[r] = quantizer.norm(simd, simd.load_pairs(&lanes[r].0), 1.0 / units[r]);
+                }
+                self.norms.push(norms);
+            }
+            if uses.bytes || uses.words {
+                let worth = powers.map(|power| unit * power);
+                self.write_integers(simd, (step, lanes), (&units, &worth), uses);
+            }
+            self.powers.push(if scaled { [1.0; TILE] } else { powers });
         }
-        self.dequantized = true;
+        self.lanes = all;
+        range.extent(format.element)
     }
 
     /// Blocks of any size, a row at a time. Tiles do not take them, so there are no norms.
@@ -233,17 +253,20 @@ impl Tile {
         &mut self,
         simd: S,
         (rows, k): (usize, usize),
-        format: BlockFormat,
-        pairs: impl Fn(usize, usize) -> [u32; LANES],
+        (format, uses): (BlockFormat, Uses),
+        pairs: impl Fn(usize, usize, &mut [u32; LANES]),
     ) {
         let quantizer = Quantizer::new(format);
         let blocks = k.div_ceil(format.block_size);
+        self.lanes.clear();
         self.lanes.resize(k.div_ceil(STEP) * self.stride, Lanes::ZERO);
         self.powers.resize(blocks, [1.0; TILE]);
         let mut row = vec![0f32; k.next_multiple_of(STEP)];
         for r in 0..rows {
             for (step, to) in row.as_chunks_mut::<STEP>().0.iter_mut().enumerate() {
-                for (to, pair) in to.as_chunks_mut::<2>().0.iter_mut().zip(pairs(r, step)) {
+                let mut own = [0; LANES];
+                pairs(r, step, &mut own);
+                for (to, pair) in to.as_chunks_mut::<2>().0.iter_mut().zip(own) {
                     *to = [f32::from_bits(pair << 16), f32::from_bits(pair & 0xFFFF_0000)];
                 }
             }
@@ -255,53 +278,69 @@ impl Tile {
             }
         }
         self.extent = Some(Extent::of_scales(format.element, &self.powers));
+        let uses = Uses { words: false, ..uses.with(format.element) };
+        self.make_room(k.div_ceil(STEP), uses);
+        if uses.bytes {
+            let unit = unit(format.element);
+            let lanes = std::mem::take(&mut self.lanes);
+            for (step, lanes) in lanes.chunks_exact(self.stride).enumerate() {
+                let worth = self.powers[step * STEP / format.block_size].map(|power| unit * power);
+                self.write_integers(simd, (step, lanes), (&[unit; TILE], &worth), uses);
+            }
+            self.lanes = lanes;
+        }
     }
 
-    /// Takes the elements, not yet scaled, for integers.
+    /// Room for the integers that are of use, in place of those that were there.
+    fn make_room(&mut self, steps: usize, uses: Uses) {
+        let many = self.stride == TILE;
+        let count = |wanted: bool| if wanted { steps * self.stride } else { 0 };
+        self.bytes.resize(count(uses.bytes), StepBytes::default());
+        self.words.resize(count(uses.words && many), Lanes::ZERO);
+        self.integers.resize(count(uses.words && !many), StepIntegers::default());
+    }
+
+    /// Takes the elements of a step for integers: multiples of `units`, each worth so much after scaling.
     #[inline(always)]
-    fn fill_integers<S: Simd>(&mut self, simd: S, format: BlockFormat, uses: Uses) {
-        let unit = unit(format.element);
-        let bytes = uses.bytes && is_small_integer(format.element);
-        let words = uses.words && are_moderate(format.element);
-        if !bytes && !words {
+    fn write_integers<S: Simd>(
+        &mut self,
+        simd: S,
+        (step, lanes): (usize, &[Lanes]),
+        (units, worth): (&[f32; TILE], &[f32; TILE]),
+        uses: Uses,
+    ) {
+        let at = step * self.stride..(step + 1) * self.stride;
+        if uses.bytes {
+            let to = &mut self.bytes[at.clone()];
+            for r in 0..lanes.len() {
+                to[r] = step_bytes(simd, &lanes[r], units[r], worth[r]);
+            }
+        }
+        if !uses.words {
             return;
         }
-        for (step, rows) in self.lanes.chunks_exact(self.stride).enumerate() {
-            let powers = &self.powers[step * STEP / format.block_size];
-            // Many rows are multiplied by many panels, for which what belongs to a row is better apart.
-            let many = self.stride == TILE;
-            let mut units = [1.0; TILE];
-            for (r, (lanes, scale)) in rows.iter().zip(powers).enumerate() {
-                let elements = simd.load_pairs(&lanes.0);
-                if bytes {
-                    self.bytes.push(step_bytes(simd, elements, 1.0 / unit, *scale));
-                }
-                if words {
-                    let integers = Integers::new(simd, elements, 1.0 / unit);
-                    if many {
-                        self.words.push(Lanes(integers.pairs(simd)));
-                        units[r] = integers.unit(unit * scale);
-                    } else {
-                        self.integers.push(integers.step(simd, unit * scale));
-                    }
-                }
+        // Many rows are multiplied by many panels, for which what belongs to a row is better apart; their integers fit.
+        if self.stride == TILE {
+            let to = &mut self.words[at];
+            for r in 0..lanes.len() {
+                to[r] = step_words(simd, &lanes[r], units[r]);
             }
-            if words && many {
-                self.word_units.push(units);
+            self.word_units.push(*worth);
+        } else {
+            let to = &mut self.integers[at];
+            for r in 0..lanes.len() {
+                let integers = Integers::new(simd, simd.load_pairs(&lanes[r].0), 1.0 / units[r]);
+                to[r] = integers.step(simd, worth[r]);
             }
         }
     }
 
-    /// Forgets what was there, but for its memory.
+    /// Forgets what was there, but for its memory and for what will be overwritten: to clear that is work for nothing.
     fn clear(&mut self, stride: usize) {
         self.stride = stride;
         self.dequantized = false;
-        self.lanes.clear();
         self.powers.clear();
         self.norms.clear();
-        self.bytes.clear();
-        self.integers.clear();
-        self.words.clear();
         self.word_units.clear();
     }
 
@@ -329,19 +368,19 @@ pub(in crate::cpu) fn step_of<T>(row: &[T], step: usize) -> &[T] {
 
 /// Up to 32 values as pairs, zero beyond the last.
 #[inline(always)]
-pub(in crate::cpu) fn pairs_of(values: &[bf16]) -> [u32; LANES] {
+pub(in crate::cpu) fn write_pairs(values: &[bf16], to: &mut [u32; LANES]) {
     if let Ok(values) = values.try_into() {
-        return block_pairs(values);
+        *to = block_pairs(values);
+        return;
     }
-    let mut pairs = [0; LANES];
+    *to = [0; LANES];
     let (whole, rest) = values.as_chunks::<2>();
-    for (pair, [even, odd]) in pairs.iter_mut().zip(whole) {
+    for (pair, [even, odd]) in to.iter_mut().zip(whole) {
         *pair = u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;
     }
     if let [last] = rest {
-        pairs[whole.len()] = u32::from(last.to_bits());
+        to[whole.len()] = u32::from(last.to_bits());
     }
-    pairs
 }
 
 /// Values that are bf16, as pairs.

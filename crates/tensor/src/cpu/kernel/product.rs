@@ -73,10 +73,24 @@ pub(in crate::cpu) fn multiply<S: Simd, const P: usize>(
     x: &XTile<'_>,
     w: &[WPanel<'_>; P],
     order: Order,
-    (span, rows): (Range<usize>, Range<usize>),
+    span_and_rows: (Range<usize>, Range<usize>),
     totals: &mut Totals<P>,
 ) {
-    let (mut span, rows) = (span, rows);
+    simd.vectorize(
+        #[inline(always)]
+        || multiply_inlined(simd, x, w, order, span_and_rows, totals),
+    );
+}
+
+#[inline(always)]
+fn multiply_inlined<S: Simd, const P: usize>(
+    simd: S,
+    x: &XTile<'_>,
+    w: &[WPanel<'_>; P],
+    order: Order,
+    (mut span, rows): (Range<usize>, Range<usize>),
+    totals: &mut Totals<P>,
+) {
     if S::ROWS == HALF && order.chunk == STEP && order.is_fast() && rows == (0..TILE) && x.stride == TILE {
         let steps = span.start / STEP..span.end / STEP;
         for half in [0, HALF] {

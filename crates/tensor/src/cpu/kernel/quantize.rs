@@ -3,11 +3,11 @@
 //! Equal to [`microscale_formats::quantize_block`]; the tests compare them. A block of 32 is held as sixteen pairs, the
 //! even elements in one vector and the odd ones in another.
 
+mod steps;
 mod words;
 
 use microscale_formats::{BLOCK, E8M0, INT8, ScaleRule};
 
-use super::extent::unit;
 use super::integers::{Integers, are_moderate};
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch, words};
 use crate::{BlockFormat, Real};
@@ -31,8 +31,6 @@ pub(crate) struct Quantizer {
     max: f32,
     /// The code of the largest magnitude.
     max_code: u32,
-    /// The smallest magnitudes that make one.
-    units: f32,
     /// Bits of a code's fraction.
     mantissa: u16,
     /// Whether codes are two's complement. Asked of the format, names would be compared for every vector.
@@ -54,7 +52,6 @@ impl Quantizer {
             magic: f32::from_bits((23 - element.mantissa_bits() + 127) << 23),
             max: element.max(),
             max_code: u32::from(element.encode(f64::from(element.max()))),
-            units: 1.0 / unit(element),
             mantissa: element.mantissa_bits() as u16,
             twos_complement: element == INT8,
             lowest: 1 - element.bias(),
@@ -260,15 +257,15 @@ impl Quantizer {
     }
 
     /// The Euclidean norm of elements over the largest power of two that divides them all ([`XTile::norms`]), or a little
-    /// more; infinite where the numbers are too far apart for the way it is computed.
+    /// more; infinite where the numbers are too far apart for the way it is computed. Elements are multiples of `1 / units`.
     ///
     /// [`XTile::norms`]: super::sides::XTile::norms
     #[inline(always)]
-    pub(in crate::cpu) fn norm<S: Simd>(&self, simd: S, elements: S::Pairs) -> f32 {
+    pub(in crate::cpu) fn norm<S: Simd>(&self, simd: S, elements: S::Pairs, units: f32) -> f32 {
         if !are_moderate(self.format.element) {
             return f32::INFINITY;
         }
-        Integers::new(simd, elements, self.units).norm(simd)
+        Integers::new(simd, elements, units).norm(simd)
     }
 
     /// The scale of a block with this largest magnitude, as bits; of a finite one that is not zero unless the caller
@@ -349,7 +346,10 @@ fn inverse(scale: E8M0) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::kernel::extent::unit;
+    use crate::cpu::kernel::sides::TILE;
     use crate::cpu::simd;
+    use crate::cpu::simd::tiles::Lanes;
     use microscale_formats::{ElementFormat, quantize_block};
 
     /// The lowest bit of an integer, as a number.
@@ -427,7 +427,7 @@ mod tests {
                         let power = quantizer.block(simd, &mut again);
                         assert_eq!(again.map(f32::to_bits), values.map(f32::to_bits));
                         assert!(power == scale || power.is_nan());
-                        (power, quantizer.norm(simd, pairs))
+                        (power, quantizer.norm(simd, pairs, 1.0 / unit(element)))
                     });
                     for (i, (&value, &code)) in values.iter().zip(&codes).enumerate() {
                         assert_eq!(value, element.decode(code), "{format:?} {:?} of {block:?}", block[i]);
@@ -449,5 +449,91 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Steps of some rows: equal to the reference in every format and rule, on every instruction set, and where a block among
+    /// them is not like the others.
+    #[test]
+    fn steps_equal_the_reference() {
+        let mut state = 3u64;
+        let mut next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 32) as u32
+        };
+        let mut side_by_side = 0;
+        for (element, scale_rule) in
+            ElementFormat::ALL.into_iter().flat_map(|e| ScaleRule::ALL.into_iter().map(move |rule| (e, rule)))
+        {
+            let format = BlockFormat { element, block_size: BLOCK, scale_rule };
+            let quantizer = Quantizer::new(format);
+            for round in 0..150 {
+                let rows = 1 + next() as usize % TILE;
+                let mut blocks = vec![[0f32; BLOCK]; rows];
+                for block in &mut blocks {
+                    let center = if round % 8 == 0 { 1 + next() % 240 } else { 100 + next() % 40 };
+                    let spread = 1 + next() % 20;
+                    *block = std::array::from_fn(|_| {
+                        let exponent = (center + next() % spread).min(254);
+                        f32::from_bits((next() & 0x8000_0000) | exponent << 23 | (next() & 0x7F_0000))
+                    });
+                }
+                let special = next() as usize % rows;
+                match round % 10 {
+                    1 => blocks[special] = [0.0; BLOCK],
+                    2 => blocks[special][next() as usize % BLOCK] = [f32::NAN, f32::INFINITY][round / 10 % 2],
+                    3 => blocks[special] = blocks[special].map(|x| f32::from_bits(x.to_bits() & 0x807F_0000)),
+                    4 => blocks[special][7] = f32::from_bits(254 << 23 | 0x7F_0000),
+                    5 => blocks[special][..30].fill(-0.0),
+                    _ => {}
+                }
+                let expected: Vec<([f32; BLOCK], E8M0)> = blocks
+                    .iter()
+                    .map(|block| {
+                        let mut codes = [0; BLOCK];
+                        let scale = quantize_block(block, element, scale_rule, &mut codes);
+                        (codes.map(|code| element.decode(code)), scale)
+                    })
+                    .collect();
+                let raw: Vec<Lanes> = blocks
+                    .iter()
+                    .map(|b| Lanes(std::array::from_fn(|i| b[2 * i].to_bits() >> 16 | b[2 * i + 1].to_bits() & HIGH)))
+                    .collect();
+                let moderate = expected.iter().all(|(_, scale)| (80..=170).contains(&scale.0));
+                let check = |lanes: &[Lanes], powers: [f32; TILE], scaled: bool, by: &str| {
+                    for ((lanes, power), (values, scale)) in lanes.iter().zip(powers).zip(&expected) {
+                        let zero = values.iter().all(|&x| x == 0.0);
+                        let same = power.to_bits() == scale.value().to_bits();
+                        assert!(
+                            same || power.is_nan() && *scale == E8M0::NAN || zero,
+                            "{format:?} {by}: {power}, {scale:?}"
+                        );
+                        for (i, value) in values.iter().enumerate() {
+                            let found =
+                                f32::from_bits(if i % 2 == 0 { lanes.0[i / 2] << 16 } else { lanes.0[i / 2] & HIGH });
+                            let value = if *scale == E8M0::NAN { 0.0 } else { *value };
+                            let expected = if scaled { value * scale.value() } else { value };
+                            assert_eq!(found, expected, "{format:?} {by}, {scaled}, {blocks:?}");
+                        }
+                    }
+                    assert!(powers[rows..].iter().all(|&power| power == 1.0));
+                };
+                for scaled in [false, true] {
+                    if scaled && !moderate {
+                        continue;
+                    }
+                    for isa in Isa::available() {
+                        let mut lanes = raw.clone();
+                        let powers = dispatch!(isa, simd => quantizer.step(simd, &mut lanes, scaled));
+                        check(&lanes, powers, scaled, isa.name());
+                    }
+                    let mut lanes = raw.clone();
+                    if let Some(powers) = quantizer.step_in_words(simd::scalar(), &mut lanes, scaled) {
+                        check(&lanes, powers, scaled, "words");
+                        side_by_side += 1;
+                    }
+                }
+            }
+        }
+        assert!(side_by_side > 5000, "{side_by_side} of the steps were regular");
     }
 }

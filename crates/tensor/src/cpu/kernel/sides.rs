@@ -53,7 +53,7 @@ pub(in crate::cpu) struct StepBytes {
 }
 
 /// A step of a row in signed integers of 16 bits, two to a pair as their bf16 values are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(in crate::cpu) struct StepIntegers {
     /// They fit if the norm does.
     pub(in crate::cpu) pairs: [u32; LANES],

@@ -146,9 +146,14 @@ impl Product<'_> {
             1 => {
                 let (groups, rest) = columns.as_chunks_mut::<STREAMS>();
                 let alone = first + groups.len() * STREAMS;
-                for (group, columns) in groups.iter_mut().enumerate() {
-                    self.panels::<1, STREAMS>(first + group * STREAMS, columns, &way);
-                }
+                way.simd().vectorize(
+                    #[inline(always)]
+                    || {
+                        for (group, columns) in groups.iter_mut().enumerate() {
+                            self.panels::<1, STREAMS>(first + group * STREAMS, columns, &way);
+                        }
+                    },
+                );
                 self.one_by_one::<1>(alone, rest, &way);
             }
             2 => self.one_by_one::<2>(first, columns, &way),
@@ -160,9 +165,14 @@ impl Product<'_> {
     /// `R` rows by one panel after another.
     #[inline(always)]
     fn one_by_one<const R: usize>(&self, first: usize, columns: &mut [[bf16; PANEL]], way: &impl Way) {
-        for (panel, columns) in columns.chunks_exact_mut(R).enumerate() {
-            self.panels::<R, 1>(first + panel, columns, way);
-        }
+        way.simd().vectorize(
+            #[inline(always)]
+            || {
+                for (panel, columns) in columns.chunks_exact_mut(R).enumerate() {
+                    self.panels::<R, 1>(first + panel, columns, way);
+                }
+            },
+        );
     }
 
     /// `R` rows by `P` panels.

@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use microscale_formats::E8M0;
 
 use super::codes::{self, CodeTable};
+use super::scalar::Scalar;
 use super::{AHEAD, LANES, Simd};
 
 /// Proof of AVX2 and FMA.
@@ -84,6 +85,11 @@ impl Simd for Avx2 {
     type F32 = [__m256; 2];
     type Pairs = [__m256i; 2];
     const ROWS: usize = 2;
+    type Words = Scalar;
+    #[inline(always)]
+    fn words(self) -> Option<Scalar> {
+        None
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {
@@ -217,6 +223,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         #[target_feature(enable = "avx2,fma")]
+        #[inline(never)]
         fn run<R>(f: impl FnOnce() -> R) -> R {
             f()
         }

@@ -6,7 +6,7 @@ use half::bf16;
 use microscale_formats::E8M0;
 
 use super::avx2::prefetch_past;
-use super::codes::{CodeTable, PairTable, QUAD};
+use super::codes::{CodeTable, PairTable, QUAD, QUADS};
 use super::{IntegerProducts, LANES, Simd, Words};
 
 /// Proof of AVX-512 F, BW, DQ and VL.
@@ -38,6 +38,11 @@ macro_rules! avx512_methods {
         type F32 = __m512;
         type Pairs = __m512i;
         const ROWS: usize = Avx512::ROWS;
+        type Words = Avx512;
+        #[inline(always)]
+        fn words(self) -> Option<Avx512> {
+            self.0.words()
+        }
 
         avx512_methods! {
             fn splat(x: f32) -> __m512;
@@ -232,6 +237,11 @@ impl Simd for Avx512 {
     type F32 = __m512;
     type Pairs = __m512i;
     const ROWS: usize = 8;
+    type Words = Avx512;
+    #[inline(always)]
+    fn words(self) -> Option<Avx512> {
+        Some(self)
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -413,6 +423,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+        #[inline(never)]
         fn run<R>(f: impl FnOnce() -> R) -> R {
             f()
         }
@@ -495,6 +506,7 @@ impl IntegerProducts for Avx512 {
 impl Words for Avx512 {
     lanewise! { 1;
         sub_words(a: Pairs, b: Pairs) -> Pairs = _mm512_subs_epu16;
+        wrapping_sub_words(a: Pairs, b: Pairs) -> Pairs = _mm512_sub_epi16;
         add_words(a: Pairs, b: Pairs) -> Pairs = _mm512_adds_epu16;
         min_words(a: Pairs, b: Pairs) -> Pairs = _mm512_min_epu16;
         shift_words_left(x: Pairs, by: Pairs) -> Pairs = _mm512_sllv_epi16;
@@ -509,6 +521,25 @@ impl Words for Avx512 {
     fn negate_words(self, x: __m512i, sign: __m512i) -> __m512i {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_mask_sub_epi16(x, _mm512_movepi16_mask(sign), _mm512_setzero_si512(), x) }
+    }
+    #[inline(always)]
+    fn bytes_of_words(self, x: __m512i) -> ([u32; QUADS], i32) {
+        let mut quads = [0; QUADS];
+        // SAFETY: `self` proves AVX-512; 32 bytes are written to 32.
+        unsafe {
+            let bytes = _mm512_cvtepi16_epi8(x);
+            _mm256_storeu_si256(quads.as_mut_ptr().cast(), bytes);
+            // The machine sums eight unsigned bytes at a time: flipping the sign bit adds 128 to each.
+            let sums = _mm256_sad_epu8(_mm256_xor_si256(bytes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+            let two = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+            let sum = _mm_cvtsi128_si32(two) + _mm_extract_epi32::<2>(two);
+            (quads, sum - 128 * 2 * LANES as i32)
+        }
+    }
+    #[inline(always)]
+    fn words_where_not_zero(self, x: __m512i, other: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(other, other), x) }
     }
     #[inline(always)]
     fn largest_word(self, x: __m512i) -> u16 {

@@ -99,6 +99,7 @@ impl Simd for Avx512Bf16 {
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx512vnni,fma")]
+        #[inline(never)]
         fn run<R>(f: impl FnOnce() -> R) -> R {
             f()
         }

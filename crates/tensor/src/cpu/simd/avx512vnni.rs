@@ -39,6 +39,7 @@ impl Simd for Avx512Vnni {
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+        #[inline(never)]
         fn run<R>(f: impl FnOnce() -> R) -> R {
             f()
         }

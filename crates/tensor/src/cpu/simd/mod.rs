@@ -57,6 +57,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type Pairs: Copy;
     /// Rows of a product tile whose 2 × 16 accumulators fit the registers.
     const ROWS: usize;
+    /// What has lanes of 16 bits too.
+    type Words: Words;
+    /// Those, where they are faster than lanes of 32.
+    fn words(self) -> Option<Self::Words>;
 
     fn splat(self, x: f32) -> Self::F32;
     fn load(self, x: &[f32; LANES]) -> Self::F32;
@@ -147,7 +151,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// The powers of two that scales stand for.
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32;
 
-    /// Runs `f` compiled for this instruction set: what is inlined into it may use (and be vectorized with) all of it.
+    /// Runs `f` compiled for this instruction set: what is inlined into it may use (and be vectorized with) all of it. It is
+    /// not inlined itself: one within another keeps functions small, as the time to compile one grows with its square.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
 }
 
@@ -179,6 +184,8 @@ pub(crate) trait Words: Simd {
     fn splat_words(self, x: u16) -> Self::Pairs;
     /// The difference, 0 where it would be negative.
     fn sub_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
+    /// The difference, modulo 2^16.
+    fn wrapping_sub_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
     /// The sum, the largest word where it would be more.
     fn add_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
     fn min_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
@@ -187,7 +194,11 @@ pub(crate) trait Words: Simd {
     fn shift_words_right(self, x: Self::Pairs, by: Self::Pairs) -> Self::Pairs;
     /// The two's complement of the words whose `sign` has its top bit set, the others as they are.
     fn negate_words(self, x: Self::Pairs, sign: Self::Pairs) -> Self::Pairs;
+    /// `x` where the other word is not zero, else zero.
+    fn words_where_not_zero(self, x: Self::Pairs, other: Self::Pairs) -> Self::Pairs;
     fn largest_word(self, x: Self::Pairs) -> u16;
+    /// Words that are signed bytes, as such, and their sum.
+    fn bytes_of_words(self, x: Self::Pairs) -> ([u32; codes::QUADS], i32);
 }
 
 cfg_select! {

@@ -6,6 +6,7 @@ use std::array::from_fn;
 use microscale_formats::E8M0;
 
 use super::codes::{self, CodeTable};
+use super::scalar::Scalar;
 use super::{LANES, Simd};
 
 /// Proof of NEON, which every AArch64 CPU has.
@@ -22,6 +23,11 @@ impl Simd for Neon {
     type F32 = [float32x4_t; 4];
     type Pairs = [uint32x4_t; 4];
     const ROWS: usize = 2;
+    type Words = Scalar;
+    #[inline(always)]
+    fn words(self) -> Option<Scalar> {
+        None
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {
@@ -131,6 +137,11 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
-        f() // NEON is part of the base target
+        // NEON is part of the base target.
+        #[inline(never)]
+        fn run<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        run(f)
     }
 }

@@ -14,6 +14,11 @@ impl Simd for Scalar {
     type F32 = [f32; LANES];
     type Pairs = [u32; LANES];
     const ROWS: usize = 1;
+    type Words = Scalar;
+    #[inline(always)]
+    fn words(self) -> Option<Scalar> {
+        None
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {
@@ -110,7 +115,11 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
-        f()
+        #[inline(never)]
+        fn run<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        run(f)
     }
 }
 
@@ -174,6 +183,17 @@ impl Words for Scalar {
     }
     fn negate_words(self, x: Self::Pairs, sign: Self::Pairs) -> Self::Pairs {
         from_fn(|i| each(x[i], sign[i], |x, sign| if sign >> 15 == 1 { x.wrapping_neg() } else { x }))
+    }
+    fn bytes_of_words(self, x: Self::Pairs) -> ([u32; codes::QUADS], i32) {
+        let byte = |i: usize| (x[i / 2] >> (i % 2 * 16)) as u8;
+        let quads = from_fn(|quad| u32::from_le_bytes(from_fn(|i| byte(4 * quad + i))));
+        (quads, (0..2 * LANES).map(|i| i32::from(byte(i).cast_signed())).sum())
+    }
+    fn wrapping_sub_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| each(a[i], b[i], u16::wrapping_sub))
+    }
+    fn words_where_not_zero(self, x: Self::Pairs, other: Self::Pairs) -> Self::Pairs {
+        from_fn(|i| each(x[i], other[i], |x, other| if other == 0 { 0 } else { x }))
     }
     fn largest_word(self, x: Self::Pairs) -> u16 {
         x.into_iter().map(|pair| (pair as u16).max((pair >> 16) as u16)).fold(0, u16::max)
