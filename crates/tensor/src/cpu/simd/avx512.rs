@@ -137,13 +137,22 @@ impl Avx512 {
         }
     }
 
-    /// The same of a table's first 32 values, for the low five bits of codes.
+    /// The values of 64 codes, of which the low six bits count, from the first 64 of a table: two pairs of each output.
     #[inline(always)]
-    pub(super) fn look_up_32<const N: usize>(self, codes: __m512i, table: &PairTable<N>) -> [__m512i; 2] {
-        [self.look_up_bytes_32(codes, &table.low), self.look_up_bytes_32(codes, &table.high)]
+    pub(super) fn look_up_64<const N: usize>(self, codes: __m512i, table: &PairTable<N>) -> [__m512i; 2] {
+        const { assert!(N >= 64) };
+        let words = table.words.as_chunks::<32>().0;
+        // SAFETY: `self` proves AVX-512; 64 bytes are loaded from 64.
+        unsafe {
+            let [low, high] = [0, 1].map(|i| _mm512_loadu_si512(words[i].as_ptr().cast()));
+            // The machine looks words up by their low six bits: those of even bytes, and of odd ones.
+            let even = _mm512_permutex2var_epi16(low, codes, high);
+            let odd = _mm512_permutex2var_epi16(low, _mm512_srli_epi16::<8>(codes), high);
+            [_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd)]
+        }
     }
 
-    /// One byte of each.
+    /// One byte of a table's first 32 values, for the low five bits of codes.
     #[inline(always)]
     pub(super) fn look_up_bytes_32<const N: usize>(self, codes: __m512i, table: &[u8; N]) -> __m512i {
         // SAFETY: `self` proves AVX-512.
@@ -160,7 +169,7 @@ impl Avx512 {
     /// others a shift and a sum away.
     #[inline(always)]
     fn decode_8(self, table: &CodeTable, codes: __m512i) -> [__m512i; 2] {
-        let PairTable { low, high } = &table.halves;
+        let PairTable { low, high, .. } = &table.halves;
         let middle = &table.middle;
         // SAFETY: `self` proves AVX-512.
         unsafe {
@@ -206,13 +215,6 @@ impl Avx512 {
             let (even, odd) = (self.bits(self.mul(even, unit)), self.bits(self.mul(odd, unit)));
             _mm512_or_si512(_mm512_srli_epi32::<16>(even), odd)
         }
-    }
-
-    /// The two's complement of words of a sign and a magnitude.
-    #[inline(always)]
-    fn twos_complement(self, words: __m512i) -> __m512i {
-        // SAFETY: `self` proves AVX-512.
-        unsafe { _mm512_mask_sub_epi16(words, _mm512_movepi16_mask(words), _mm512_set1_epi16(i16::MIN), words) }
     }
 }
 
@@ -326,12 +328,7 @@ impl Simd for Avx512 {
                     let [low, high] = self.look_up_16(codes, &table.halves);
                     interleave(low, high)
                 }
-                6 => {
-                    let [low, high] = self.look_up_32(codes, &table.halves);
-                    // The sign is bit 5 of a code: high | (codes << 2 & sign bit)
-                    let signs = _mm512_slli_epi16::<2>(codes);
-                    interleave(low, _mm512_ternarylogic_epi32::<0xF8>(high, signs, _mm512_set1_epi8(-128)))
-                }
+                6 => self.look_up_64(codes, &table.halves),
                 _ if table.twos_complement => self.decode_integers(table, codes),
                 _ => self.decode_8(table, codes),
             }
@@ -484,11 +481,7 @@ impl IntegerProducts for Avx512 {
                 let [low, high] = self.look_up_16(_mm512_and_si512(codes, _mm512_set1_epi8(0x0F)), table);
                 return interleave(low, high);
             }
-            let [low, high] = self.look_up_32(codes, table);
-            // The sign is bit 5 of a code: high | (codes << 2 & sign bit)
-            let high = _mm512_ternarylogic_epi32::<0xF8>(high, _mm512_slli_epi16::<2>(codes), _mm512_set1_epi8(-128));
-            let [first, second] = interleave(low, high);
-            [self.twos_complement(first), self.twos_complement(second)]
+            self.look_up_64(codes, table)
         }
     }
     #[inline(always)]

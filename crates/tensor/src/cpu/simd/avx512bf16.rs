@@ -74,7 +74,7 @@ impl Simd for Avx512Bf16 {
     #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
         let codes = self.0.base().codes::<BITS>(step, quad);
-        let PairTable { low, high } = &table.halves;
+        let PairTable { low, high, .. } = &table.halves;
         if BITS < 8 {
             return look_up_pairs(codes, low, high);
         }

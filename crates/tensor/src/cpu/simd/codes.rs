@@ -17,10 +17,13 @@ pub(crate) const fn position(output: usize, k: usize) -> usize {
     output / 4 * 16 + k / 2 * 8 + output % 4 * 2 + k % 2
 }
 
-/// Values of two bytes by code, in the form the machines look them up in.
+/// Values of two bytes by code, in the forms the machines look them up in.
 pub(crate) struct PairTable<const N: usize> {
     pub(crate) low: [u8; N],
     pub(crate) high: [u8; N],
+    /// Both bytes.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "looked up by bytes elsewhere"))]
+    pub(crate) words: [u16; N],
 }
 
 /// The values of every code of a format, as bf16 and as integers.
@@ -81,8 +84,9 @@ pub(crate) fn is_small_integer(element: ElementFormat) -> bool {
 
 impl<const N: usize> PairTable<N> {
     fn new(value: impl Fn(usize) -> u16) -> Self {
-        let bytes: [[u8; 2]; N] = std::array::from_fn(|code| value(code).to_le_bytes());
-        PairTable { low: bytes.map(|[low, _]| low), high: bytes.map(|[_, high]| high) }
+        let words: [u16; N] = std::array::from_fn(value);
+        let bytes = words.map(u16::to_le_bytes);
+        PairTable { low: bytes.map(|[low, _]| low), high: bytes.map(|[_, high]| high), words }
     }
 }
 
