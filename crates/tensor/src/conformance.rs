@@ -278,13 +278,18 @@ impl<B: Backend> Suite<'_, B> {
             weights,
             causal_value_blocks,
         };
-        let q = random(80, heads * head_dim, 21, Values::Usual);
-        let k = random(80, kv_heads * head_dim, 22, Values::Usual);
-        let v = random(80, kv_heads * head_dim, 23, values);
-        // Whole sequences, then the same rows as sequences that grow in steps.
-        let once = vec![vec![0..1, 1..35, 35..80]];
-        let steps = vec![vec![0..1, 1..20], vec![20..21, 21..60], vec![60..79, 79..80]];
-        for calls in [once, steps] {
+        // Whole sequences, then the same rows as sequences that grow in steps, and for one shape also a sequence longer than
+        // what plain products sum at a time.
+        let mut all =
+            vec![vec![vec![0..1, 1..35, 35..80]], vec![vec![0..1, 1..20], vec![20..21, 21..60], vec![60..79, 79..80]]];
+        if head_dim == 8 && values == Values::Usual {
+            all.push(vec![vec![0..530], vec![530..555]]);
+        }
+        let rows = if all.len() > 2 { 555 } else { 80 };
+        let q = random(rows, heads * head_dim, 21, Values::Usual);
+        let k = random(rows, kv_heads * head_dim, 22, Values::Usual);
+        let v = random(rows, kv_heads * head_dim, 23, values);
+        for calls in all {
             let expected = attend(&self.reference, [&q, &k, &v], &a, &calls);
             let found = attend(self.backend, [&q, &k, &v], &a, &calls);
             for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
