@@ -165,9 +165,8 @@ impl Quantizer {
             },
         );
         let inverse = simd.splat(inverse(scale));
-        let [even, odd] = [self.values(simd, even, inverse), self.values(simd, odd, inverse)];
-        let high = simd.and(simd.bits(odd), simd.splat_pairs(HIGH));
-        (simd.or(simd.shift_right(simd.bits(even), 16), high), power(scale))
+        let halves = [self.values(simd, even, inverse), self.values(simd, odd, inverse)];
+        (joined(simd, halves), power(scale))
     }
 
     /// The same for a block of any size, in place.
@@ -309,6 +308,13 @@ struct Steps<S: Simd> {
 fn largest<S: Simd>(simd: S, even: S::F32, odd: S::F32) -> u32 {
     let magnitude = simd.splat_pairs(MAGNITUDE);
     simd.largest(simd.max_bits(simd.and(simd.bits(even), magnitude), simd.and(simd.bits(odd), magnitude)))
+}
+
+/// Values that are bf16, the even and the odd ones, as pairs.
+#[inline(always)]
+fn joined<S: Simd>(simd: S, [even, odd]: [S::F32; 2]) -> S::Pairs {
+    let high = simd.and(simd.bits(odd), simd.splat_pairs(HIGH));
+    simd.or(simd.shift_right(simd.bits(even), 16), high)
 }
 
 /// Even and odd elements in their order.

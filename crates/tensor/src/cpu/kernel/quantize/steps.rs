@@ -1,19 +1,16 @@
 //! Blocks of 32 of up to sixteen rows side by side, to element values: scales are found for all of them at once, and no
 //! block waits for what another is about to know.
 
-use super::{HIGH, Quantizer, largest};
+use super::words::{MAGNITUDES, ONES, WordSteps};
+use super::{Quantizer, joined, largest};
 use microscale_formats::ScaleRule;
 
 use crate::cpu::kernel::sides::TILE;
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{Simd, Words};
 
-/// The magnitudes, the exponents and the fractions of two bf16.
-const MAGNITUDES: u32 = 0x7FFF_7FFF;
+/// The exponents of two bf16.
 const EXPONENTS: u32 = 0x7F80_7F80;
-const FRACTIONS: u32 = 0x007F_007F;
-/// Their leading ones.
-const ONES: u32 = 0x0080_0080;
 
 /// Exponent field of the first number that may be too large for what is done side by side.
 const TOO_LARGE: u32 = 240;
@@ -113,14 +110,7 @@ impl Quantizer {
     #[inline(always)]
     fn word_values<S: Words>(&self, simd: S, pairs: S::Pairs, lowest: u32, most: u32, back: u32) -> S::Pairs {
         let magnitudes = simd.and(pairs, simd.splat_pairs(MAGNITUDES));
-        let exponents = simd.shift_words_right(magnitudes, simd.splat_words(7));
-        let significands = simd.or(simd.and(magnitudes, simd.splat_pairs(FRACTIONS)), simd.splat_pairs(ONES));
-        // As for codes: rounding is the same for all once the last bit to keep is in one place.
-        let less = simd.sub_words(simd.splat_pairs(lowest), exponents);
-        let placed = simd.shift_words_left(significands, simd.sub_words(simd.splat_words(self.mantissa + 2), less));
-        let odd = simd.and(simd.shift_words_right(placed, simd.splat_words(9)), simd.splat_words(1));
-        let rounded = simd.add_words(placed, simd.add_words(odd, simd.splat_words(0xFF)));
-        let steps = simd.shift_words_right(rounded, simd.splat_words(9));
+        let WordSteps { less, steps, .. } = self.word_steps(simd, magnitudes, simd.splat_pairs(lowest));
         // Back to where the significands were; their leading one, and a carry, add to the exponent.
         let kept = simd.shift_words_left(steps, simd.add_words(less, simd.splat_words(7 - self.mantissa)));
         let below = simd.sub_words(simd.and(magnitudes, simd.splat_pairs(EXPONENTS)), simd.splat_pairs(ONES));
@@ -156,11 +146,4 @@ impl Quantizer {
     fn least_byte(&self) -> u32 {
         (i32::from(self.mantissa) + 3 - self.lowest).max(1) as u32
     }
-}
-
-/// Values that are bf16, the even and the odd ones, as pairs.
-#[inline(always)]
-fn joined<S: Simd>(simd: S, [even, odd]: [S::F32; 2]) -> S::Pairs {
-    let high = simd.and(simd.bits(odd), simd.splat_pairs(HIGH));
-    simd.or(simd.shift_right(simd.bits(even), 16), high)
 }

@@ -10,10 +10,10 @@ use crate::Real;
 use crate::cpu::simd::Words;
 
 /// The magnitudes and the fractions of two bf16.
-const MAGNITUDES: u32 = 0x7FFF_7FFF;
+pub(super) const MAGNITUDES: u32 = 0x7FFF_7FFF;
 const FRACTIONS: u32 = 0x007F_007F;
 /// Their leading ones.
-const ONES: u32 = 0x0080_0080;
+pub(super) const ONES: u32 = 0x0080_0080;
 const SIGNS: u32 = 0x8000_8000;
 
 impl Quantizer {
@@ -65,15 +65,7 @@ impl Quantizer {
         lowest: u16,
     ) -> S::Pairs {
         let lowest = simd.splat_words(lowest);
-        let exponents = simd.shift_words_right(magnitudes, simd.splat_words(7));
-        let significands = simd.or(simd.and(magnitudes, simd.splat_pairs(FRACTIONS)), simd.splat_pairs(ONES));
-        // Below the smallest normal number there is a bit less for every power of two.
-        let less = simd.sub_words(lowest, exponents);
-        let placed = simd.shift_words_left(significands, simd.sub_words(simd.splat_words(self.mantissa + 2), less));
-        let odd = simd.and(simd.shift_words_right(placed, simd.splat_words(9)), simd.splat_words(1));
-        // Where the sum is too large (of INT8 alone) the code is the largest anyway.
-        let rounded = simd.add_words(placed, simd.add_words(odd, simd.splat_words(0xFF)));
-        let steps = simd.shift_words_right(rounded, simd.splat_words(9));
+        let WordSteps { exponents, steps, .. } = self.word_steps(simd, magnitudes, lowest);
         // A carry into the next power of two fits by itself.
         let powers = simd.shift_words_left(simd.sub_words(exponents, lowest), simd.splat_words(self.mantissa));
         let codes = simd.min_words(simd.add_words(powers, steps), simd.splat_words(self.max_code as u16));
@@ -83,4 +75,27 @@ impl Quantizer {
         let signs = simd.and(pairs, simd.splat_pairs(SIGNS));
         simd.or(codes, simd.shift_words_right(signs, simd.splat_words(16 - BITS as u16)))
     }
+
+    /// Rounds 32 magnitudes to whole steps of their power of two.
+    #[inline(always)]
+    pub(super) fn word_steps<S: Words>(&self, simd: S, magnitudes: S::Pairs, lowest: S::Pairs) -> WordSteps<S> {
+        let exponents = simd.shift_words_right(magnitudes, simd.splat_words(7));
+        let significands = simd.or(simd.and(magnitudes, simd.splat_pairs(FRACTIONS)), simd.splat_pairs(ONES));
+        // Below the smallest normal number there is a bit less for every power of two.
+        let less = simd.sub_words(lowest, exponents);
+        let placed = simd.shift_words_left(significands, simd.sub_words(simd.splat_words(self.mantissa + 2), less));
+        let odd = simd.and(simd.shift_words_right(placed, simd.splat_words(9)), simd.splat_words(1));
+        // Where the sum is too large (of INT8 alone) the result is the largest anyway.
+        let rounded = simd.add_words(placed, simd.add_words(odd, simd.splat_words(0xFF)));
+        WordSteps { exponents, less, steps: simd.shift_words_right(rounded, simd.splat_words(9)) }
+    }
+}
+
+/// Magnitudes as whole steps.
+pub(super) struct WordSteps<S: Words> {
+    /// The exponent fields.
+    exponents: S::Pairs,
+    /// How many powers of two they are below the smallest normal number's.
+    pub(super) less: S::Pairs,
+    pub(super) steps: S::Pairs,
 }
