@@ -91,13 +91,23 @@ fn multiply_inlined<S: Simd, const P: usize>(
     (mut span, rows): (Range<usize>, Range<usize>),
     totals: &mut Totals<P>,
 ) {
-    if S::ROWS == HALF && order.chunk == STEP && order.is_fast() && rows == (0..TILE) && x.stride == TILE {
+    if S::ROWS == HALF && order.chunk == STEP && order.is_fast() {
         let steps = span.start / STEP..span.end / STEP;
-        for half in [0, HALF] {
-            if x.is_unscaled() && w.iter().all(|w| w.scales.is_none()) {
-                add_steps::<S, P, false>(simd, x, w, steps.clone(), half, totals);
-            } else {
-                add_steps::<S, P, true>(simd, x, w, steps.clone(), half, totals);
+        if rows == (0..TILE) && x.stride == TILE {
+            for half in [0, HALF] {
+                if x.is_unscaled() && w.iter().all(|w| w.scales.is_none()) {
+                    add_steps::<S, P, false>(simd, x, w, steps.clone(), half, totals);
+                } else {
+                    add_steps::<S, P, true>(simd, x, w, steps.clone(), half, totals);
+                }
+            }
+        } else {
+            for row in rows.clone().step_by(4) {
+                match rows.end - row {
+                    1 => add_steps_of_few::<S, P, 1>(simd, (x, &[row]), w, steps.clone(), totals),
+                    2 => add_steps_of_few::<S, P, 2>(simd, (x, &rows_from(row, rows.end)), w, steps.clone(), totals),
+                    _ => add_steps_of_few::<S, P, 4>(simd, (x, &rows_from(row, rows.end)), w, steps.clone(), totals),
+                }
             }
         }
         span.start = steps.end * STEP;
@@ -175,6 +185,48 @@ fn add_steps<S: Simd, const P: usize, const SCALED: bool>(
         }
         for r in 0..HALF {
             simd.store(own[r], &mut totals[r][p]);
+        }
+    }
+}
+
+/// Steps that are chunks, of these rows (of which some may be the same) by all panels.
+#[inline(always)]
+fn add_steps_of_few<S: Simd, const P: usize, const R: usize>(
+    simd: S,
+    (x, rows): (&XTile<'_>, &[usize; R]),
+    w: &[WPanel<'_>; P],
+    steps: Range<usize>,
+    totals: &mut Totals<P>,
+) {
+    let mut own = [[simd.splat(0.0); P]; R];
+    for r in 0..R {
+        for p in 0..P {
+            own[r][p] = simd.load(&totals.0[rows[r]][p]);
+        }
+    }
+    for step in steps {
+        let (mut pairs, mut outputs) = ([&[0; LANES]; R], [w[0].step(step); P]);
+        for r in 0..R {
+            pairs[r] = x.row(step, rows[r]);
+        }
+        for p in 1..P {
+            outputs[p] = w[p].step(step);
+        }
+        let mut sums = [[simd.splat(0.0); P]; R];
+        for pair in 0..LANES {
+            add_pair(simd, &pairs, &outputs, pair, &mut sums);
+        }
+        for p in 0..P {
+            let w = simd.load(w[p].power(step * STEP).unwrap_or(&[1.0; PANEL]));
+            for r in 0..R {
+                let power = simd.mul(w, simd.splat(x.power(step * STEP, rows[r])));
+                own[r][p] = simd.fma(sums[r][p], power, own[r][p]);
+            }
+        }
+    }
+    for r in 0..R {
+        for p in 0..P {
+            simd.store(own[r][p], &mut totals.0[rows[r]][p]);
         }
     }
 }
