@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 use microscale_formats::{ElementFormat, ScaleRule};
+use rayon::prelude::*;
 
 use crate::{Attention, Backend, BlockFormat, KeyValueLayout, Linear, Matrix, Reference, Rotation, WeightMatrix};
 
@@ -111,6 +112,23 @@ fn same(what: &str, expected: &Matrix, found: &Matrix) -> Result<(), String> {
     Ok(())
 }
 
+/// One product of a linear layer.
+#[derive(Debug)]
+struct Product {
+    /// Rows, outputs, elements of each.
+    shape: [usize; 3],
+    /// Of the activation and of the weight, as are the values and seeds.
+    formats: [Option<BlockFormat>; 2],
+    values: [Values; 2],
+    seeds: [u64; 2],
+    bias: bool,
+}
+
+/// Checks all cases, on all threads, as the reference takes nearly all of the time. The error is that of the first that differs.
+fn side_by_side<T: Sync>(cases: &[T], check: impl Fn(&T) -> Result<(), String> + Sync + Send) -> Result<(), String> {
+    cases.par_iter().map(check).find_first(Result::is_err).unwrap_or(Ok(()))
+}
+
 impl<B: Backend> Suite<'_, B> {
     fn passes(&self) -> Result<(), String> {
         let found = self.backend.passes(100, |i| self.backend.passes(i % 3, |j| [i, j]));
@@ -178,56 +196,49 @@ impl<B: Backend> Suite<'_, B> {
 
     fn linears(&self) -> Result<(), String> {
         let shapes = [
-            (1, 1, 1),
-            (1, 100, 64),
-            (2, 20, 100),
-            (3, 70, 96),
-            (4, 33, 65),
-            (9, 40, 172),
-            (17, 96, 1400),
-            (40, 48, 128),
+            [1, 1, 1],
+            [1, 100, 64],
+            [2, 20, 100],
+            [3, 70, 96],
+            [4, 33, 65],
+            [9, 40, 172],
+            [17, 96, 1400],
+            [40, 48, 128],
         ];
+        let mut products = Vec::new();
         for x_format in [None, formats()[3]] {
-            let (x, w) = (random(9, 100, 31, Values::Faint), random(40, 100, 32, Values::Huge));
-            self.linear(&format!("linear, faint {x_format:?} by huge"), (x, x_format), (w, None), None)?;
+            let (values, formats) = ([Values::Faint, Values::Huge], [x_format, None]);
+            products.push(Product { shape: [9, 40, 100], values, formats, seeds: [31, 32], bias: false });
         }
         for x_format in formats() {
             for w_format in formats() {
+                let formats = [x_format, w_format];
                 for rows in [1, 2, 4, 20] {
-                    let (x, w) = (random(rows, 1024, 41, Values::Cancelling), random(21, 1024, 42, Values::Repeated));
-                    let case = format!("linear of {rows} rows, cancelling {x_format:?} by {w_format:?}");
-                    self.linear(&case, (x, x_format), (w, w_format), None)?;
+                    let values = [Values::Cancelling, Values::Repeated];
+                    products.push(Product { shape: [rows, 21, 1024], values, formats, seeds: [41, 42], bias: false });
                 }
-            }
-        }
-        for (i, &(rows, outputs, k)) in shapes.iter().enumerate() {
-            for x_format in formats() {
-                for w_format in formats() {
-                    let values = [Values::Usual, Values::Wild, Values::Poisoned];
-                    for (j, values) in values.into_iter().enumerate() {
-                        if (k == 1 || k == 1400) && j > 0 {
-                            continue; // the large and the tiny shape once
-                        }
-                        let x = random(rows, k, 11 + i as u64, values);
-                        let w = random(outputs, k, 12 + j as u64, if j == 1 { Values::Wild } else { Values::Usual });
-                        let bias = (j == 0).then(|| random(1, outputs, 13, Values::Usual).into_values());
-                        let case =
-                            format!("linear {rows} x {k} by {outputs}, {values:?}, {x_format:?} by {w_format:?}");
-                        self.linear(&case, (x, x_format), (w, w_format), bias.as_deref())?;
+                for (shape, i) in shapes.into_iter().zip(0..) {
+                    let each = [
+                        [Values::Usual, Values::Usual],
+                        [Values::Wild, Values::Wild],
+                        [Values::Poisoned, Values::Usual],
+                    ];
+                    // The large and the tiny shape once.
+                    let times = if [1, 1400].contains(&shape[2]) { 1 } else { each.len() };
+                    for (values, j) in each.into_iter().take(times).zip(0..) {
+                        products.push(Product { shape, values, formats, seeds: [11 + i, 12 + j], bias: j == 0 });
                     }
                 }
             }
         }
-        Ok(())
+        side_by_side(&products, |product| self.linear(product))
     }
 
-    fn linear(
-        &self,
-        case: &str,
-        (x, x_format): (Matrix, Option<BlockFormat>),
-        (w, w_format): (Matrix, Option<BlockFormat>),
-        bias: Option<&[bf16]>,
-    ) -> Result<(), String> {
+    fn linear(&self, case: &Product) -> Result<(), String> {
+        let &Product { shape: [rows, outputs, k], values, formats: [x_format, w_format], seeds, bias } = case;
+        let (x, w) = (random(rows, k, seeds[0], values[0]), random(outputs, k, seeds[1], values[1]));
+        let bias = bias.then(|| random(1, outputs, 13, Values::Usual).into_values());
+        let bias = bias.as_deref();
         let weight = WeightMatrix::new(w, w_format);
         let expected = {
             let (x, w) = (self.reference.operand(&x, x_format), self.reference.weight(weight.clone()));
@@ -238,7 +249,8 @@ impl<B: Backend> Suite<'_, B> {
         let weight = &self.backend.weight(weight);
         // Twice at once, as the projections of one input are.
         let found = self.backend.linear(&x, [Linear { weight, bias }, Linear { weight, bias }]);
-        found.iter().try_for_each(|found| same(case, &expected, &self.backend.download(found)))
+        let case = format!("linear, {case:?}");
+        found.iter().try_for_each(|found| same(&case, &expected, &self.backend.download(found)))
     }
 
     fn attentions(&self) -> Result<(), String> {
@@ -252,16 +264,17 @@ impl<B: Backend> Suite<'_, B> {
             [element(0), None, element(5), element(2)],
             [small(2), small(1), small(4), small(3)],
         ];
-        for (heads, kv_heads, head_dim) in [(2, 1, 8), (4, 2, 40), (2, 2, 64)] {
+        let mut cases = Vec::new();
+        for shape in [[4, 2, 8], [4, 1, 40], [2, 2, 64]] {
             for formats in roles {
                 for causal_value_blocks in [false, true] {
                     for values in [Values::Usual, Values::Poisoned, Values::Faint] {
-                        self.attention([heads, kv_heads, head_dim], formats, causal_value_blocks, values)?;
+                        cases.push((shape, formats, causal_value_blocks, values));
                     }
                 }
             }
         }
-        Ok(())
+        side_by_side(&cases, |&(shape, formats, causal, values)| self.attention(shape, formats, causal, values))
     }
 
     fn attention(

@@ -166,10 +166,11 @@ impl<'a> Product<'a> {
     fn strip(&self, isa: Isa, strip: Strip<'_>, room: &mut Room) {
         match self.way {
             Way::Tiles(tiles) => {
-                let configured = tiles.configure();
+                // An option, as the compiler takes what follows for unreachable where there are no tiles.
+                let configured = Some(tiles).map(Tiles::configure);
                 dispatch!(isa, simd => {
                     self.strip_by(simd, TILE_ELEMENTS, strip, room, #[inline(always)] |block, pairs, room| {
-                        self.add(simd, Some(&configured), block, pairs, room);
+                        self.add(simd, configured.as_ref(), block, pairs, room);
                     });
                 });
             }
