@@ -6,8 +6,6 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use microscale::eval::store::Store;
-use microscale::tensor::math;
-use microscale_testing::shared;
 use serde_json::Value;
 
 const TABLE: [&str; 8] =
@@ -163,48 +161,4 @@ fn a_file_that_is_no_store_is_refused() {
     let output = short(&file).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains("runs.sqlite"));
-}
-
-#[test]
-fn perplexity_of_a_text() {
-    let folder = tempfile::tempdir().unwrap();
-    let (store, file) = (folder.path().join("runs.sqlite"), folder.path().join("text.txt"));
-    let line = "Question: Where does the barber live? Answer: in the small town by the river. ";
-    std::fs::write(&file, line.repeat(12)).unwrap();
-    let measure = |more: &[&str]| -> Value {
-        let arguments = [&["perplexity", "demo", file.to_str().unwrap(), "--recipe", "w4a4", "--format", "json"], more];
-        serde_json::from_str(&text(&command(&store, &arguments.concat()).output().unwrap())).unwrap()
-    };
-    let apart = measure(&["--window", "64"]);
-    let sliding = measure(&["--window", "64", "--stride", "16"]);
-    let number = |report: &Value, row: usize, key: &str| report["rows"][row][key].as_f64().unwrap();
-    assert_eq!(apart["bytes"], 12 * line.len());
-    for report in [&apart, &sliding] {
-        let (nats, tokens) = (-number(report, 0, "log_likelihood"), report["tokens"].as_f64().unwrap());
-        assert!((number(report, 0, "perplexity") - math::exp(nats / tokens)).abs() < 1e-9);
-        let bytes = report["bytes"].as_f64().unwrap();
-        assert!((number(report, 0, "bits_per_byte") - nats / bytes / std::f64::consts::LN_2).abs() < 1e-12);
-        assert!(number(report, 1, "kl_mean") > 0.0 && report["rows"][0]["kl_mean"].is_null());
-    }
-    assert_ne!(number(&sliding, 0, "perplexity"), number(&apart, 0, "perplexity"));
-    assert_eq!(measure(&["--window", "64", "--stride", "64"])["rows"], apart["rows"]);
-}
-
-/// Of a trained model, against lm-eval 0.4.13's windows over the logits of transformers 4.44.2 in bf16, which round
-/// elsewhere.
-#[test]
-fn perplexity_is_that_of_the_harness() {
-    let Some(shared) = shared("perplexity_is_that_of_the_harness") else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let (model, story) = (shared.join("data/models/stories260K"), folder.path().join("story.txt"));
-    std::fs::write(&story, include_str!("story.txt")).unwrap();
-    for (stride, log_likelihood) in [("64", -802.856), ("16", -750.551)] {
-        let [model, file] = [&model, &story].map(|path| path.to_str().unwrap());
-        let arguments = ["perplexity", model, file, "--window", "64", "--stride", stride, "--format", "json"];
-        let output = command(&folder.path().join("runs.sqlite"), &arguments).output().unwrap();
-        let report: Value = serde_json::from_str(&text(&output)).unwrap();
-        assert_eq!(report["tokens"], 403);
-        let found = report["rows"][0]["log_likelihood"].as_f64().unwrap();
-        assert!((found / log_likelihood - 1.0).abs() < 1e-3, "stride {stride}: {found} is not near {log_likelihood}");
-    }
 }
