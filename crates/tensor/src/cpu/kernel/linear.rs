@@ -166,11 +166,14 @@ impl<'a> Product<'a> {
     fn strip(&self, isa: Isa, strip: Strip<'_>, room: &mut Room) {
         match self.way {
             Way::Tiles(tiles) => {
-                // An option, as the compiler takes what follows for unreachable where there are no tiles.
-                let configured = Some(tiles).map(Tiles::configure);
+                #[cfg_attr(
+                    not(target_arch = "x86_64"),
+                    allow(unreachable_code, unused_variables, reason = "there are no tiles elsewhere")
+                )]
+                let configured = tiles.configure();
                 dispatch!(isa, simd => {
                     self.strip_by(simd, TILE_ELEMENTS, strip, room, #[inline(always)] |block, pairs, room| {
-                        self.add(simd, configured.as_ref(), block, pairs, room);
+                        self.add(simd, Some(&configured), block, pairs, room);
                     });
                 });
             }

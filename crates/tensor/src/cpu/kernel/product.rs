@@ -93,20 +93,24 @@ fn multiply_inlined<S: Simd, const P: usize>(
 ) {
     if S::ROWS == HALF && order.chunk == STEP && order.is_fast() {
         let steps = span.start / STEP..span.end / STEP;
-        if rows == (0..TILE) && x.stride == TILE {
-            for half in [0, HALF] {
-                if x.is_unscaled() && w.iter().all(|w| w.scales.is_none()) {
-                    add_steps::<S, P, false>(simd, x, w, steps.clone(), half, totals);
+        if rows == (0..TILE) {
+            let scaled = !x.is_unscaled() || w.iter().any(|w| w.scales.is_some());
+            for (first, p) in [0, HALF].into_iter().flat_map(|first| (0..P).map(move |p| (first, p))) {
+                if scaled {
+                    add_steps::<S, P, 1, HALF, true>(simd, (x, first), (w, [p]), steps.clone(), totals);
                 } else {
-                    add_steps::<S, P, true>(simd, x, w, steps.clone(), half, totals);
+                    add_steps::<S, P, 1, HALF, false>(simd, (x, first), (w, [p]), steps.clone(), totals);
                 }
             }
         } else {
+            let all = (w, std::array::from_fn(|p| p));
             for row in rows.clone().step_by(4) {
+                let (some, steps) = ((x, row), steps.clone());
                 match rows.end - row {
-                    1 => add_steps_of_few::<S, P, 1>(simd, (x, &[row]), w, steps.clone(), totals),
-                    2 => add_steps_of_few::<S, P, 2>(simd, (x, &rows_from(row, rows.end)), w, steps.clone(), totals),
-                    _ => add_steps_of_few::<S, P, 4>(simd, (x, &rows_from(row, rows.end)), w, steps.clone(), totals),
+                    1 => add_steps::<S, P, P, 1, true>(simd, some, all, steps, totals),
+                    2 => add_steps::<S, P, P, 2, true>(simd, some, all, steps, totals),
+                    3 => add_steps::<S, P, P, 3, true>(simd, some, all, steps, totals),
+                    _ => add_steps::<S, P, P, 4, true>(simd, some, all, steps, totals),
                 }
             }
         }
@@ -145,88 +149,57 @@ fn multiply_inlined<S: Simd, const P: usize>(
 /// Half a tile's rows, of which the sums and the totals fit the registers.
 pub(super) const HALF: usize = TILE / 2;
 
-/// Steps that are chunks, of half a tile by one panel.
+/// Steps that are chunks, of `R` rows from `first` on by `Q` of the panels. Totals stay in registers; scales are taken for 1
+/// unless they are `SCALED`.
 #[inline(always)]
-fn add_steps<S: Simd, const P: usize, const SCALED: bool>(
+fn add_steps<S: Simd, const P: usize, const Q: usize, const R: usize, const SCALED: bool>(
     simd: S,
-    x: &XTile<'_>,
-    w: &[WPanel<'_>; P],
-    steps: Range<usize>,
-    half: usize,
-    totals: &mut Totals<P>,
-) {
-    let totals = totals.half(half);
-    for p in 0..P {
-        let mut own = [simd.splat(0.0); HALF];
-        for r in 0..HALF {
-            own[r] = simd.load(&totals[r][p]);
-        }
-        for step in steps.clone() {
-            let rows: &[Lanes; HALF] = x.steps()[step][half..].first_chunk().expect("a tile has two halves");
-            let outputs = w[p].step(step);
-            let mut sums = [simd.splat(0.0); HALF];
-            for pair in 0..LANES {
-                let w = simd.load_pairs(&outputs[pair].0);
-                for r in 0..HALF {
-                    sums[r] = simd.dot(simd.splat_pairs(rows[r].0[pair]), w, sums[r]);
-                }
-            }
-            if SCALED {
-                let power = simd.load(w[p].power(step * STEP).unwrap_or(&[1.0; PANEL]));
-                for r in 0..HALF {
-                    let power = simd.mul(power, simd.splat(x.power(step * STEP, half + r)));
-                    own[r] = simd.fma(sums[r], power, own[r]);
-                }
-            } else {
-                for r in 0..HALF {
-                    own[r] = simd.add(sums[r], own[r]);
-                }
-            }
-        }
-        for r in 0..HALF {
-            simd.store(own[r], &mut totals[r][p]);
-        }
-    }
-}
-
-/// Steps that are chunks, of these rows (of which some may be the same) by all panels.
-#[inline(always)]
-fn add_steps_of_few<S: Simd, const P: usize, const R: usize>(
-    simd: S,
-    (x, rows): (&XTile<'_>, &[usize; R]),
-    w: &[WPanel<'_>; P],
+    (x, first): (&XTile<'_>, usize),
+    (w, which): (&[WPanel<'_>; P], [usize; Q]),
     steps: Range<usize>,
     totals: &mut Totals<P>,
 ) {
-    let mut own = [[simd.splat(0.0); P]; R];
+    let totals: &mut [_; R] = totals.0[first..].first_chunk_mut().expect("rows of a tile");
+    let mut own = [[simd.splat(0.0); Q]; R];
     for r in 0..R {
-        for p in 0..P {
-            own[r][p] = simd.load(&totals.0[rows[r]][p]);
+        for q in 0..Q {
+            own[r][q] = simd.load(&totals[r][which[q]]);
         }
     }
     for step in steps {
-        let (mut pairs, mut outputs) = ([&[0; LANES]; R], [w[0].step(step); P]);
-        for r in 0..R {
-            pairs[r] = x.row(step, rows[r]);
+        let rows = x.some_rows::<R>(step, first);
+        let mut outputs = [w[which[0]].step(step); Q];
+        for q in 1..Q {
+            outputs[q] = w[which[q]].step(step);
         }
-        for p in 1..P {
-            outputs[p] = w[p].step(step);
-        }
-        let mut sums = [[simd.splat(0.0); P]; R];
+        let mut sums = [[simd.splat(0.0); Q]; R];
         for pair in 0..LANES {
-            add_pair(simd, &pairs, &outputs, pair, &mut sums);
-        }
-        for p in 0..P {
-            let w = simd.load(w[p].power(step * STEP).unwrap_or(&[1.0; PANEL]));
+            let mut w = [simd.load_pairs(&outputs[0][pair].0); Q];
+            for q in 1..Q {
+                w[q] = simd.load_pairs(&outputs[q][pair].0);
+            }
             for r in 0..R {
-                let power = simd.mul(w, simd.splat(x.power(step * STEP, rows[r])));
-                own[r][p] = simd.fma(sums[r][p], power, own[r][p]);
+                let x = simd.splat_pairs(rows[r].0[pair]);
+                for q in 0..Q {
+                    sums[r][q] = simd.dot(x, w[q], sums[r][q]);
+                }
+            }
+        }
+        for q in 0..Q {
+            let w = simd.load(w[which[q]].power(step * STEP).unwrap_or(&[1.0; PANEL]));
+            for r in 0..R {
+                own[r][q] = if SCALED {
+                    let power = simd.mul(w, simd.splat(x.power(step * STEP, first + r)));
+                    simd.fma(sums[r][q], power, own[r][q])
+                } else {
+                    simd.add(sums[r][q], own[r][q])
+                };
             }
         }
     }
     for r in 0..R {
-        for p in 0..P {
-            simd.store(own[r][p], &mut totals.0[rows[r]][p]);
+        for q in 0..Q {
+            simd.store(own[r][q], &mut totals[r][which[q]]);
         }
     }
 }

@@ -99,6 +99,12 @@ impl<'a> XTile<'a> {
         rows
     }
 
+    /// `R` rows from `first` on, in a step.
+    #[inline(always)]
+    pub(super) fn some_rows<const R: usize>(&self, step: usize, first: usize) -> &'a [Lanes; R] {
+        self.lanes[step * self.stride + first..].first_chunk().expect("rows of the tile")
+    }
+
     /// Whether all scales are 1.
     pub(in crate::cpu) fn is_unscaled(&self) -> bool {
         self.dequantized || self.scales.is_none()
