@@ -167,7 +167,7 @@ fn add_steps<S: Simd, const P: usize, const Q: usize, const R: usize, const SCAL
         }
     }
     for step in steps {
-        let rows = x.some_rows::<R>(step, first);
+        let rows = x.rows::<R>(step, first);
         let mut outputs = [w[which[0]].step(step); Q];
         for q in 1..Q {
             outputs[q] = w[which[q]].step(step);

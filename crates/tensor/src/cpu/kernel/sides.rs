@@ -89,19 +89,9 @@ impl<'a> XTile<'a> {
         &self.lanes[step * self.stride + row].0
     }
 
-    /// The pairs of the first `R` rows in a step.
+    /// The pairs of `R` rows from `first` on in a step.
     #[inline(always)]
-    pub(in crate::cpu) fn rows<const R: usize>(&self, step: usize) -> [&'a [u32; LANES]; R] {
-        let mut rows = [self.row(step, 0); R];
-        for (r, row) in rows.iter_mut().enumerate().skip(1) {
-            *row = self.row(step, r);
-        }
-        rows
-    }
-
-    /// `R` rows from `first` on, in a step.
-    #[inline(always)]
-    pub(super) fn some_rows<const R: usize>(&self, step: usize, first: usize) -> &'a [Lanes; R] {
+    pub(super) fn rows<const R: usize>(&self, step: usize, first: usize) -> &'a [Lanes; R] {
         self.lanes[step * self.stride + first..].first_chunk().expect("rows of the tile")
     }
 

@@ -14,7 +14,8 @@ use super::panels::GROUP;
 use super::sides::{PANEL, STEP};
 use crate::Matrix;
 use crate::cpu::simd::codes::QUADS;
-use crate::cpu::simd::{IntegerProducts, Isa, LANES, Simd, dispatch, dispatch_integers};
+use crate::cpu::simd::tiles::Lanes;
+use crate::cpu::simd::{IntegerProducts, Isa, Simd, dispatch, dispatch_integers};
 use codes::{Bytes, Codes, Pairs, Words};
 
 /// Panels that one row streams through at a time.
@@ -221,12 +222,12 @@ impl<S: Simd> Way for Plain<'_, S> {
             let end = (start + product.chunk).min(product.k);
             let mut sums = [[simd.splat(0.0); P]; R];
             for step in start / STEP..end.div_ceil(STEP) {
-                let rows = x.rows::<R>(step);
+                let rows = x.rows::<R>(step, 0);
                 for quad in 0..QUADS {
                     for p in 0..P {
                         let pairs = &steps[p][step];
                         let w = [simd.load_pairs(&pairs[2 * quad].0), simd.load_pairs(&pairs[2 * quad + 1].0)];
-                        add_quad(simd, &rows, w, quad, (&mut sums, p));
+                        add_quad(simd, rows, w, quad, (&mut sums, p));
                     }
                 }
             }
@@ -246,14 +247,14 @@ impl<S: Simd> Way for Plain<'_, S> {
 #[inline(always)]
 fn add_quad<S: Simd, const R: usize, const P: usize>(
     simd: S,
-    x: &[&[u32; LANES]; R],
+    x: &[Lanes; R],
     w: [S::Pairs; 2],
     quad: usize,
     (sums, p): (&mut [[S::F32; P]; R], usize),
 ) {
     for r in 0..R {
-        let sum = simd.dot(simd.splat_pairs(x[r][2 * quad]), w[0], sums[r][p]);
-        sums[r][p] = simd.dot(simd.splat_pairs(x[r][2 * quad + 1]), w[1], sum);
+        let sum = simd.dot(simd.splat_pairs(x[r].0[2 * quad]), w[0], sums[r][p]);
+        sums[r][p] = simd.dot(simd.splat_pairs(x[r].0[2 * quad + 1]), w[1], sum);
     }
 }
 

@@ -86,14 +86,14 @@ impl<S: Simd> Kind<S> for Pairs {
         let &Sides { x, packed, .. } = sides;
         let mut sums = [[simd.splat(0.0); P]; R];
         for step in chunk.start / STEP..chunk.end.div_ceil(STEP) {
-            let rows = x.rows::<R>(step);
+            let rows = x.rows::<R>(step, 0);
             sides.quads::<S, BITS>(
                 simd,
                 step,
                 #[inline(always)]
                 |codes, quad, p| {
                     let w = simd.decode::<BITS>(&packed.table, codes, quad);
-                    add_quad(simd, &rows, w, quad, (&mut sums, p));
+                    add_quad(simd, rows, w, quad, (&mut sums, p));
                 },
             );
         }
