@@ -8,7 +8,7 @@ use microscale_formats::ElementFormat;
 use super::extent::{ROUND_UP, ratio};
 use super::product::HALF;
 use super::sides::{PANEL, StepBytes, StepIntegers};
-use crate::cpu::simd::codes::{BYTE_BIAS, QUADS};
+use crate::cpu::simd::codes::QUADS;
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{IntegerProducts, LANES, Simd, Words};
 
@@ -93,12 +93,12 @@ pub(super) fn add_exact<S: IntegerProducts>(
 /// Elements that are multiples of `unit`, each below 128 of it, as bytes; such a number is `worth` so much after scaling.
 #[inline(always)]
 pub(super) fn step_bytes<S: Simd>(simd: S, elements: &Lanes, unit: f32, worth: f32) -> StepBytes {
-    let (quads, sum) = match simd.words() {
+    // What a scale of NaN leaves of the elements does not matter.
+    let bytes_and_sum = match simd.words() {
         Some(words) => words.bytes_of_words(signed_words(words, elements, unit)),
         None => bytes_of_floats(simd, simd.load_pairs(&elements.0), 1.0 / unit),
     };
-    // What a scale of NaN leaves of the elements does not matter.
-    StepBytes { quads, unit: worth, start: (-BYTE_BIAS).wrapping_mul(sum) }
+    StepBytes::new(bytes_and_sum, worth)
 }
 
 /// The bytes and their sum.

@@ -132,7 +132,7 @@ impl<'a> Product<'a> {
         assert_eq!(x.k, w.k, "operand and weight have the same inner length");
         assert!(bias.is_none_or(|b| b.len() == w.outputs), "one bias per output");
         let chunk = [x.block_size(), w.block_size()].into_iter().flatten().min().unwrap_or(PLAIN_CHUNK);
-        let tiles: Vec<_> = x.tiles().map(|tile| (tile, Order::new(chunk, tile.extent, w.extent))).collect();
+        let mut tiles: Vec<_> = x.tiles().map(|tile| (tile, Order::new(chunk, tile.extent, w.extent))).collect();
         let many_steps = [x.block_size(), w.block_size()] == [Some(STEP); 2] && x.rows > FEW;
         let fast = tiles.iter().all(|(_, order)| order.is_fast());
         let packed = w.as_packed();
@@ -155,6 +155,9 @@ impl<'a> Product<'a> {
             _ if fast && x.rows > FEW && chunk.is_multiple_of(STEP) && !isa.dots_pairs() => Way::Floats,
             _ => Way::Pairs,
         };
+        if !matches!(way, Way::Bytes) {
+            tiles.iter_mut().zip(x.pairs(isa)).for_each(|((tile, _), pairs)| tile.lanes = pairs);
+        }
         Product { rows: x.rows, k: x.k, chunk, tiles, w, bias, way }
     }
 

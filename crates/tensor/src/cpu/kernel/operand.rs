@@ -1,5 +1,7 @@
 //! Activations quantized once, in tiles of sixteen rows.
 
+use std::sync::OnceLock;
+
 use half::bf16;
 use microscale_formats::{E2M1, ElementFormat};
 use rayon::prelude::*;
@@ -22,6 +24,8 @@ pub struct Operand {
     pub(in crate::cpu) k: usize,
     format: Option<BlockFormat>,
     tiles: Vec<Tile>,
+    /// Pairs of the tiles that are bytes alone, by tile, once a product wants them.
+    late: OnceLock<Vec<Vec<Lanes>>>,
 }
 
 /// What products there will be, and so what they need.
@@ -38,7 +42,7 @@ pub(in crate::cpu) struct Uses {
 /// Up to sixteen rows of an operand.
 #[derive(Clone, Debug, Default)]
 pub(in crate::cpu) struct Tile {
-    /// `[step][row]`.
+    /// `[step][row]`; none where there are bytes and those alone.
     lanes: Vec<Lanes>,
     stride: usize,
     /// `[block]`, those of rows beyond the last 1 and 0.
@@ -86,7 +90,7 @@ impl Operand {
                 });
             });
         });
-        Operand { rows, k, format, tiles }
+        Operand { rows, k, format, tiles, late: OnceLock::new() }
     }
 
     pub(in crate::cpu) fn block_size(&self) -> Option<usize> {
@@ -98,8 +102,21 @@ impl Operand {
         self.format.map_or(f32::INFINITY, |f| ratio(f.element))
     }
 
-    pub(in crate::cpu) fn tiles(&self) -> impl Iterator<Item = XTile<'_>> {
+    /// The tiles, of which some may be bytes alone.
+    pub(super) fn tiles(&self) -> impl Iterator<Item = XTile<'_>> {
         self.tiles.iter().map(|tile| tile.view(self.format))
+    }
+
+    /// The pairs of every tile.
+    pub(super) fn pairs(&self, isa: Isa) -> impl Iterator<Item = &[Lanes]> {
+        let none = self.tiles.iter().any(Tile::is_bytes_alone);
+        // Two threads may both make them: to wait for one that works on something else meanwhile could be to wait for oneself.
+        if none && self.late.get().is_none() {
+            let made = self.tiles.par_iter().map(|tile| tile.pairs_of_bytes(isa)).collect();
+            let _ = self.late.set(made);
+        }
+        let late = self.late.get().map_or(&[][..], Vec::as_slice);
+        self.tiles.iter().enumerate().map(|(t, tile)| if tile.is_bytes_alone() { &late[t][..] } else { &tile.lanes })
     }
 }
 
@@ -184,6 +201,10 @@ impl Tile {
                 self.extent = Some(values.extent(simd));
             }
             Some(format) if format.block_size == STEP => {
+                if let Some(extent) = self.fill_bytes(simd, (rows, steps), (format, uses), &pairs) {
+                    (self.dequantized, self.extent) = (true, Some(extent));
+                    return;
+                }
                 // Elements of many rows take their scales in, so that a product need not, unless these turn out to be too
                 // far from 1.
                 let mut scaled = stride == TILE;
@@ -202,6 +223,34 @@ impl Tile {
                 self.fill_blocks(simd, (rows, k), (format, uses), pairs);
             }
         }
+    }
+
+    /// Quantizes many rows in blocks that are steps to bytes alone, where those are of use, all blocks are regular and scales not
+    /// too far from 1 to be taken in. What is there without an answer is of no use.
+    #[inline(always)]
+    fn fill_bytes<S: Simd>(
+        &mut self,
+        simd: S,
+        (rows, steps): (usize, usize),
+        (format, uses): (BlockFormat, Uses),
+        pairs: &impl Fn(usize, usize, &mut [u32; LANES]),
+    ) -> Option<Extent> {
+        let words = simd.words().filter(|_| self.stride == TILE && uses.with(format.element).bytes)?;
+        let quantizer = Quantizer::new(format);
+        let mut range = ScaleRange::default();
+        let mut lanes = [Lanes::ZERO; TILE];
+        self.lanes.clear();
+        self.make_room(steps, Uses { bytes: true, ..Uses::default() });
+        for (step, to) in self.bytes.as_chunks_mut().0.iter_mut().enumerate() {
+            for (r, lanes) in lanes[..rows].iter_mut().enumerate() {
+                pairs(r, step, &mut lanes.0);
+            }
+            to[rows..].fill(StepBytes::default());
+            range.add(&quantizer.step_in_bytes(words, &lanes[..rows], to)?);
+        }
+        let extent = range.extent(format.element).dequantized()?;
+        self.powers.resize(steps, [1.0; TILE]);
+        Some(extent)
     }
 
     /// Quantizes rows in blocks that are steps, `scaled` or not, and answers with the extent of the elements and their scales.
@@ -342,6 +391,19 @@ impl Tile {
         self.powers.clear();
         self.norms.clear();
         self.word_units.clear();
+    }
+
+    fn is_bytes_alone(&self) -> bool {
+        self.lanes.is_empty() && !self.bytes.is_empty()
+    }
+
+    /// Its elements, scaled, if it is bytes alone; else nothing.
+    fn pairs_of_bytes(&self, isa: Isa) -> Vec<Lanes> {
+        let bytes = if self.is_bytes_alone() { &self.bytes[..] } else { &[] };
+        dispatch!(isa, simd => {
+            let _ = simd;
+            bytes.iter().map(#[inline(always)] |bytes| Lanes(pairs_of_floats(&bytes.values()))).collect()
+        })
     }
 
     pub(in crate::cpu) fn view(&self, format: Option<BlockFormat>) -> XTile<'_> {

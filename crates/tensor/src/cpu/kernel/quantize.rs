@@ -353,8 +353,10 @@ fn inverse(scale: E8M0) -> f32 {
 mod tests {
     use super::*;
     use crate::cpu::kernel::extent::unit;
-    use crate::cpu::kernel::sides::TILE;
+    use crate::cpu::kernel::operand::pairs_of_floats;
+    use crate::cpu::kernel::sides::{StepBytes, TILE};
     use crate::cpu::simd;
+    use crate::cpu::simd::codes::{BYTE_BIAS, is_small_integer};
     use crate::cpu::simd::tiles::Lanes;
     use microscale_formats::{ElementFormat, quantize_block};
 
@@ -466,7 +468,7 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 32) as u32
         };
-        let mut side_by_side = 0;
+        let (mut side_by_side, mut in_bytes) = (0, 0);
         for (element, scale_rule) in
             ElementFormat::ALL.into_iter().flat_map(|e| ScaleRule::ALL.into_iter().map(move |rule| (e, rule)))
         {
@@ -538,8 +540,33 @@ mod tests {
                         side_by_side += 1;
                     }
                 }
+                if !moderate || !is_small_integer(element) {
+                    continue;
+                }
+                let mut check_bytes = |bytes: [StepBytes; TILE], powers: Option<[f32; TILE]>, by: &str| {
+                    let Some(powers) = powers else { return };
+                    let lanes: Vec<Lanes> = bytes.map(|bytes| Lanes(pairs_of_floats(&bytes.values()))).into();
+                    check(&lanes[..rows], powers, true, by);
+                    for (r, bytes) in bytes.iter().enumerate() {
+                        let sum: i32 =
+                            bytes.quads.iter().flat_map(|q| q.to_le_bytes()).map(|b| i32::from(b as i8)).sum();
+                        assert_eq!(bytes.start, -BYTE_BIAS * sum, "{format:?} {by}, row {r}");
+                    }
+                    in_bytes += 1;
+                };
+                for isa in Isa::available() {
+                    let mut bytes = [StepBytes::default(); TILE];
+                    let powers = dispatch!(isa, simd => {
+                        simd.words().and_then(|words| quantizer.step_in_bytes(words, &raw, &mut bytes))
+                    });
+                    check_bytes(bytes, powers, isa.name());
+                }
+                let mut bytes = [StepBytes::default(); TILE];
+                let powers = quantizer.step_in_bytes(simd::scalar(), &raw, &mut bytes);
+                check_bytes(bytes, powers, "scalar words");
             }
         }
         assert!(side_by_side > 5000, "{side_by_side} of the steps were regular");
+        assert!(in_bytes > 1000, "{in_bytes} of them were bytes");
     }
 }

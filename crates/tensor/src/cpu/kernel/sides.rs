@@ -2,7 +2,7 @@
 
 use super::extent::Extent;
 use crate::cpu::simd::LANES;
-use crate::cpu::simd::codes::QUADS;
+use crate::cpu::simd::codes::{BYTE_BIAS, QUADS};
 use crate::cpu::simd::tiles::{Lanes, Step};
 
 /// Rows of a tile.
@@ -19,7 +19,7 @@ pub(in crate::cpu) struct Scales<'a> {
     pub(in crate::cpu) powers: &'a [[f32; LANES]],
 }
 
-/// Up to sixteen rows: `lanes[k / 32 · stride + row].0[k % 32 / 2]`.
+/// Up to sixteen rows: `lanes[k / 32 · stride + row].0[k % 32 / 2]`; none where bytes will do.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct XTile<'a> {
     pub(in crate::cpu) lanes: &'a [Lanes],
@@ -46,10 +46,28 @@ pub(in crate::cpu) struct XTile<'a> {
 pub(in crate::cpu) struct StepBytes {
     /// Four elements each.
     pub(in crate::cpu) quads: [u32; QUADS],
-    /// What a sum of products with bytes that are [`BYTE_BIAS`](crate::cpu::simd::codes::BYTE_BIAS) too large has to start with.
+    /// What a sum of products with bytes that are [`BYTE_BIAS`] too large has to start with.
     pub(in crate::cpu) start: i32,
     /// What they are multiples of: the format's smallest magnitude, scaled.
     pub(in crate::cpu) unit: f32,
+}
+
+impl StepBytes {
+    /// Of four elements each and the sum of all, in units that are worth so much after scaling.
+    #[inline(always)]
+    pub(in crate::cpu) fn new((quads, sum): ([u32; QUADS], i32), unit: f32) -> StepBytes {
+        StepBytes { quads, unit, start: (-BYTE_BIAS).wrapping_mul(sum) }
+    }
+
+    /// The elements.
+    #[inline(always)]
+    pub(super) fn values(&self) -> [f32; STEP] {
+        let mut values = [0.0; STEP];
+        for (four, quad) in values.as_chunks_mut::<4>().0.iter_mut().zip(self.quads) {
+            *four = quad.to_le_bytes().map(|byte| f32::from(byte.cast_signed()) * self.unit);
+        }
+        values
+    }
 }
 
 /// A step of a row in signed integers of 16 bits, two to a pair as their bf16 values are.

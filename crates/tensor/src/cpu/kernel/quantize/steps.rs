@@ -1,11 +1,12 @@
 //! Blocks of 32 of up to sixteen rows side by side, to element values: scales are found for all of them at once, and no
 //! block waits for what another is about to know.
 
-use super::words::{MAGNITUDES, ONES, WordSteps};
-use super::{Quantizer, joined, largest};
 use microscale_formats::ScaleRule;
 
-use crate::cpu::kernel::sides::TILE;
+use super::words::{MAGNITUDES, ONES, WordSteps};
+use super::{Quantizer, joined, largest};
+use crate::cpu::kernel::extent::unit;
+use crate::cpu::kernel::sides::{StepBytes, TILE};
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{Simd, Words};
 
@@ -82,15 +83,7 @@ impl Quantizer {
     /// In lanes of 16 bits, half as many vectors; likewise.
     #[inline(always)]
     pub(super) fn step_in_words<S: Words>(&self, simd: S, rows: &mut [Lanes], scaled: bool) -> Option<[f32; TILE]> {
-        let bytes = self.scales_of(
-            rows,
-            #[inline(always)]
-            |row| {
-                let magnitudes = simd.and(simd.load_pairs(&row.0), simd.splat_pairs(MAGNITUDES));
-                u32::from(simd.largest_word(magnitudes)) << 16
-            },
-        )?;
-        let twice = |x: u32| x & 0xFFFF | x << 16;
+        let bytes = self.scales_of_words(simd, rows)?;
         let max = self.max.to_bits() >> 16;
         let (mut lowest, mut most, mut back) = ([0; TILE], [0; TILE], [0; TILE]);
         for (i, byte) in bytes.into_iter().enumerate() {
@@ -103,6 +96,44 @@ impl Quantizer {
             simd.store_pairs(values, &mut row.0);
         }
         Some(bytes.map(|byte| f32::from_bits(byte << 23)))
+    }
+
+    /// Takes a step of up to sixteen rows, of a format whose elements are small integers times a unit, to these integers, and
+    /// answers with the scales; none where a block needs care. What is beyond the last row is left as it is.
+    #[inline(always)]
+    pub(in crate::cpu) fn step_in_bytes<S: Words>(
+        &self,
+        simd: S,
+        rows: &[Lanes],
+        to: &mut [StepBytes; TILE],
+    ) -> Option<[f32; TILE]> {
+        let bytes = self.scales_of_words(simd, rows)?;
+        let powers = bytes.map(|byte| f32::from_bits(byte << 23));
+        let unit = unit(self.format.element);
+        let most = simd.splat_words((self.max / unit) as u16);
+        let lowest = bytes.map(|byte| twice(byte.wrapping_add_signed(self.lowest)));
+        for (r, row) in rows.iter().enumerate() {
+            let (pairs, lowest) = (simd.load_pairs(&row.0), simd.splat_pairs(lowest[r]));
+            let magnitudes = simd.and(pairs, simd.splat_pairs(MAGNITUDES));
+            let WordSteps { exponents, steps, .. } = self.word_steps(simd, magnitudes, lowest);
+            let units = simd.shift_words_left(steps, simd.sub_words(exponents, lowest));
+            let integers = simd.negate_words(simd.min_words(units, most), pairs);
+            to[r] = StepBytes::new(simd.bytes_of_words(integers), unit * powers[r]);
+        }
+        Some(powers)
+    }
+
+    /// [`scales_of`](Self::scales_of), in lanes of 16 bits.
+    #[inline(always)]
+    fn scales_of_words<S: Words>(&self, simd: S, rows: &[Lanes]) -> Option<[u32; TILE]> {
+        self.scales_of(
+            rows,
+            #[inline(always)]
+            |row| {
+                let magnitudes = simd.and(simd.load_pairs(&row.0), simd.splat_pairs(MAGNITUDES));
+                u32::from(simd.largest_word(magnitudes)) << 16
+            },
+        )
     }
 
     /// The values of 32 bf16, scaled: `lowest` is the exponent field that the format's smallest normal number has among them,
@@ -146,4 +177,10 @@ impl Quantizer {
     fn least_byte(&self) -> u32 {
         (i32::from(self.mantissa) + 3 - self.lowest).max(1) as u32
     }
+}
+
+/// A word in both halves of a pair.
+#[inline(always)]
+fn twice(word: u32) -> u32 {
+    word & 0xFFFF | word << 16
 }

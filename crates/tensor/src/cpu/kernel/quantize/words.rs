@@ -94,7 +94,7 @@ impl Quantizer {
 /// Magnitudes as whole steps.
 pub(super) struct WordSteps<S: Words> {
     /// The exponent fields.
-    exponents: S::Pairs,
+    pub(super) exponents: S::Pairs,
     /// How many powers of two they are below the smallest normal number's.
     pub(super) less: S::Pairs,
     pub(super) steps: S::Pairs,
