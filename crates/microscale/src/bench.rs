@@ -6,6 +6,7 @@
 mod report;
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Instant;
 
 use microscale_model::{Config, Error, KeyValueCache, Llama, PackedSize, Recipe};
@@ -159,14 +160,20 @@ fn tokens_per_pass(run: Run) -> f64 {
     }
 }
 
-/// Multiplications and additions of a run: in every weight that a token meets, and in attention's two products.
+/// Multiplications and additions of a run: in every weight that a token meets, and in attention's two products. Of the last
+/// layer all tokens of a pass meet those for keys and values, its last token alone the others.
 fn operations(config: &Config, size: &PackedSize, run: Run) -> f64 {
-    let passes = run.tokens as f64 / tokens_per_pass(run); // each computes one position's logits
-    let weights = size.layer_weights as f64 * run.tokens as f64 + size.head_weights as f64 * passes;
+    let (tokens, layers) = (run.tokens as f64, config.layers as f64);
+    let passes = tokens / tokens_per_pass(run); // each computes one position's logits
+    let keys_and_values = (2 * config.kv_heads * config.head_dim * config.hidden_size) as f64;
+    let others = size.layer_weights as f64 / layers - keys_and_values;
+    let weights = layers * keys_and_values * tokens + others * ((layers - 1.0) * tokens + passes);
     // The query at position p meets p + 1 keys and as many values.
-    let pairs: f64 = (run.context..run.context + run.tokens).map(|position| (position + 1) as f64).sum();
-    let attention = 2.0 * (config.layers * config.heads * config.head_dim) as f64 * pairs;
-    2.0 * (weights + attention)
+    let pairs = |positions: Range<usize>| positions.map(|position| (position + 1) as f64).sum::<f64>();
+    let all = run.context..run.context + run.tokens;
+    let last = if run.phase == Phase::Prefill { all.end - 1..all.end } else { all.clone() };
+    let attention = 2.0 * (config.heads * config.head_dim) as f64 * ((layers - 1.0) * pairs(all) + pairs(last));
+    2.0 * (weights + size.head_weights as f64 * passes + attention)
 }
 
 #[cfg(test)]
@@ -181,7 +188,10 @@ mod tests {
         let count = |phase, tokens, context| operations(&config, &size, Run { phase, tokens, context });
         let (layers, head) = (16.0 * (2.0 * 2048.0 * (2048.0 + 512.0) + 3.0 * 8192.0 * 2048.0), 128_256.0 * 2048.0);
         let pair = 16.0 * 2048.0 * 4.0; // layers, width of all heads, two products of two operations
-        assert_eq!(count(Phase::Prefill, 3, 0), 2.0 * (3.0 * layers + head) + 6.0 * pair);
+        // Tokens 1 and 2 have keys and values in the last layer, and nothing else.
+        let skipped = 2.0 * (2.0 * 2048.0 * 2048.0 + 3.0 * 8192.0 * 2048.0);
+        let prefill = 2.0 * (3.0 * layers - skipped + head) + (6.0 - 3.0 / 16.0) * pair;
+        assert_eq!(count(Phase::Prefill, 3, 0), prefill);
         assert_eq!(count(Phase::Decode, 3, 0), 2.0 * 3.0 * (layers + head) + 6.0 * pair);
         assert_eq!(count(Phase::Decode, 1, 99), 2.0 * (layers + head) + 100.0 * pair);
     }

@@ -7,6 +7,7 @@ use half::bf16;
 use microscale_tensor::{Attention, Backend, KeyValueLayout, Matrix, Rotation, math};
 
 use crate::batch::{Batch, Sequence};
+use crate::tail::Tail;
 use crate::weights::{Layer, block_format};
 use crate::{Config, Recipe, Role, ValueBlocks};
 
@@ -17,15 +18,17 @@ pub(crate) struct Block<'a, B: Backend> {
     pub(crate) recipe: &'a Recipe,
 }
 
-/// The tokens of a pass, where they stand, and the caches of a growing sequence if it is one.
+/// The tokens of a pass, and where they stand.
 pub(crate) struct Tokens<'a> {
     pub(crate) batch: &'a Batch,
     pub(crate) rotation: &'a Rotation,
+    /// The rows to go on with, in the last layer, if not all.
+    pub(crate) tail: Option<&'a Tail>,
 }
 
 impl<B: Backend> Block<'_, B> {
-    /// Activations `[tokens, hidden]` before a layer to those after it; `held` is the cache of the one growing
-    /// sequence in the batch.
+    /// Activations `[tokens, hidden]` before a layer to those after it, of the rows to go on with; `held` is the cache of
+    /// the one growing sequence in the batch.
     pub(crate) fn layer(
         &self,
         x: &B::Activation,
@@ -42,27 +45,42 @@ impl<B: Backend> Block<'_, B> {
         &self,
         x: &B::Activation,
         layer: &Layer<B>,
-        Tokens { batch, rotation }: &Tokens<'_>,
+        &Tokens { batch, rotation, tail }: &Tokens<'_>,
         held: Option<&mut B::Cache>,
     ) -> B::Activation {
         let b = self.backend;
         let h = b.rms_norm(x, &layer.input_norm, self.config.rms_norm_eps as f32);
-        let h = self.operand(&h, Role::ProjectionActivation); // quantized once for q, k and v
-        let [q, k, v] = b.linear(&h, [layer.q.linear(), layer.k.linear(), layer.v.linear()]);
-        let (q, k) = (b.rope(q, rotation), b.rope(k, rotation));
+        let all = self.operand(&h, Role::ProjectionActivation); // quantized once for q, k and v
+        let (q, k, v) = match tail {
+            None => {
+                let [q, k, v] = b.linear(&all, [layer.q.linear(), layer.k.linear(), layer.v.linear()]);
+                (b.rope(q, rotation), k, v)
+            }
+            Some(tail) => {
+                let [k, v] = b.linear(&all, [layer.k.linear(), layer.v.linear()]);
+                let own = self.operand(&b.gather(&h, &tail.rows), Role::ProjectionActivation);
+                let [q] = b.linear(&own, [layer.q.linear()]);
+                (b.rope(q, &tail.rotation), k, v)
+            }
+        };
+        let k = b.rope(k, rotation);
         let (options, rows) = (self.attention_options(), batch.rows());
+        let queries = tail.map_or(&rows, |tail| &tail.sequences);
         let mixed = match held {
             Some(cache) => {
                 b.append(&mut [&mut *cache], &k, &v, &rows);
-                b.attention(&q, &[&*cache], &rows, &options)
+                b.attention(&q, &[&*cache], queries, &options)
             }
             None => {
                 let caches = self.caches(batch, &k, &v, &options.keys_values);
-                b.attention(&q, &caches.iter().collect::<Vec<_>>(), &rows, &options)
+                b.attention(&q, &caches.iter().collect::<Vec<_>>(), queries, &options)
             }
         };
         let [out] = b.linear(&self.operand(&mixed, Role::ProjectionActivation), [layer.o.linear()]);
-        b.add(out, x)
+        match tail {
+            None => b.add(out, x),
+            Some(tail) => b.add(out, &b.gather(x, &tail.rows)),
+        }
     }
 
     /// The keys and values of every sequence, one that follows another with a copy of that one's before its own.

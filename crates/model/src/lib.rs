@@ -25,6 +25,7 @@ mod score;
 mod scorer;
 mod shapes;
 mod shelf;
+mod tail;
 mod tokenizer;
 pub mod transfer;
 mod travel;

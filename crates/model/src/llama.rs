@@ -7,6 +7,7 @@ use microscale_tensor::{Backend, Linear, Matrix};
 
 use crate::batch::Batch;
 use crate::block::{Block, Tokens, rotation};
+use crate::tail::Tail;
 use crate::weights::{Ends, LayerSource, Reader, Resident, TensorSource};
 use crate::{Config, Error, Recipe, Role};
 
@@ -117,13 +118,16 @@ impl<B: Backend> Llama<B> {
     ) -> Result<B::Activation, Error> {
         let b = &self.backend;
         let block = self.block();
-        let tokens = Tokens { batch, rotation: &rotation(&self.config, batch) };
+        let rotation = &rotation(&self.config, batch);
+        let tail = Tail::new(batch, rotation, rows.iter().copied());
         let mut x = b.gather(&self.ends.embedding, &batch.tokens);
         for i in 0..self.config.layers {
             let cache = held.as_mut().map(|layers| &mut layers[i]);
-            x = block.layer(&x, &*self.layers.layer(i)?, &tokens, cache);
+            let tail = tail.as_ref().filter(|_| i + 1 == self.config.layers);
+            x = block.layer(&x, &*self.layers.layer(i)?, &Tokens { batch, rotation, tail }, cache);
         }
-        let x = b.rms_norm(&b.gather(&x, rows), &self.ends.norm, self.config.rms_norm_eps as f32);
+        let places: Vec<u32> = rows.iter().map(|&row| tail.as_ref().map_or(row, |tail| tail.place(row))).collect();
+        let x = b.rms_norm(&b.gather(&x, &places), &self.ends.norm, self.config.rms_norm_eps as f32);
         let [logits] =
             b.linear(&block.operand(&x, Role::HeadActivation), [Linear { weight: &self.ends.head, bias: None }]);
         Ok(logits)

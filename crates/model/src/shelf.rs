@@ -50,7 +50,7 @@ impl<'b, B: Backend> Shelf<'b, B> {
         Ok(place)
     }
 
-    /// Puts what `work` makes of the activations there in their place.
+    /// Puts what `work` makes of the activations there in their place; it may be fewer rows.
     ///
     /// # Errors
     /// The file cannot be read or written.
@@ -63,7 +63,7 @@ impl<'b, B: Backend> Shelf<'b, B> {
             Place::Memory(x) => *x = work(x),
             Place::File(at, shape) => {
                 let x = self.read(*at, *shape)?;
-                self.write(*at, &work(&x))?;
+                *shape = self.write(*at, &work(&x))?;
             }
         }
         Ok(())
@@ -87,7 +87,8 @@ impl<'b, B: Backend> Shelf<'b, B> {
         }
     }
 
-    fn write(&mut self, at: u64, x: &B::Activation) -> Result<(), Error> {
+    /// Writes activations to the file and answers with their shape.
+    fn write(&mut self, at: u64, x: &B::Activation) -> Result<[usize; 2], Error> {
         let matrix = self.backend.download(x);
         let mut write = || {
             let file = self.file()?;
@@ -97,7 +98,8 @@ impl<'b, B: Backend> Shelf<'b, B> {
             bits.iter().try_for_each(|bits| buffer.write_all(&bits.to_le_bytes()))?;
             buffer.flush()
         };
-        write().map_err(failed)
+        write().map_err(failed)?;
+        Ok([matrix.rows(), matrix.columns()])
     }
 
     fn read(&mut self, at: u64, [tokens, features]: [usize; 2]) -> Result<B::Activation, Error> {
@@ -126,18 +128,21 @@ mod tests {
     #[test]
     fn what_finds_no_room_is_in_the_file() {
         let cpu = Cpu::new();
-        let matrix = |first: u16| Matrix::new(3, 2, (first..first + 6).map(bf16::from_bits).collect());
+        let matrix = |first: u16, rows: u16| {
+            Matrix::new(usize::from(rows), 2, (first..first + 2 * rows).map(bf16::from_bits).collect())
+        };
         let mut shelf = Shelf::new(&cpu, 15);
         let mut places: Vec<Place<Cpu>> =
-            [0, 0x3F80, 0xFF7F].map(|first| shelf.put(cpu.upload(matrix(first)), [3, 2]).unwrap()).into();
+            [0, 0x3F80, 0xFF7F].map(|first| shelf.put(cpu.upload(matrix(first, 3)), [3, 2]).unwrap()).into();
         assert!(matches!(places[..], [Place::Memory(_), Place::File(0, _), Place::File(12, _)]));
-        for (place, other) in places.iter_mut().zip([7, 0x4000, 1]) {
-            shelf.replace(place, |_| cpu.upload(matrix(other))).unwrap();
+        let others = [matrix(7, 3), matrix(0x4000, 2), matrix(1, 3)];
+        for (place, other) in places.iter_mut().zip(&others) {
+            shelf.replace(place, |_| cpu.upload(other.clone())).unwrap();
         }
-        for (place, expected) in places.iter().zip([7, 0x4000, 1]) {
+        for (place, expected) in places.iter().zip(&others) {
             let found = shelf.show(place, |x| cpu.download(x)).unwrap();
             let bits = |m: &Matrix| m.values().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&found), bits(&matrix(expected)));
+            assert_eq!((found.rows(), bits(&found)), (expected.rows(), bits(expected)));
         }
     }
 }

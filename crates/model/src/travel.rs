@@ -11,6 +11,7 @@ use crate::divergence::{Scored, divergences};
 use crate::prefix::{Layout, Sharing};
 use crate::row_weights::{Origin, RowWeights};
 use crate::shelf::{Place, Shelf};
+use crate::tail::Tail;
 use crate::weights::Layer;
 use crate::{Divergence, Error, Outcome, Request, Role};
 
@@ -35,8 +36,12 @@ pub(crate) struct Travelling<B: Backend> {
     /// One for each step up to which beginnings are shared.
     layouts: Vec<Layout>,
     rotations: Vec<Rotation>,
+    /// What the last layer leaves of their rows, if not all.
+    tails: Vec<Option<Tail>>,
     /// By position among the rows, activations `[tokens, hidden]`.
     states: Vec<Place<B>>,
+    /// Layers behind it.
+    passed: usize,
 }
 
 impl<B: Backend> Travelling<B> {
@@ -99,8 +104,12 @@ impl<'a, B: Backend> Travel<'a, B> {
             shelf.put(embedded, [tokens.len(), config.hidden_size])
         };
         let states = self.own.iter().map(state).collect::<Result<_, _>>()?;
-        let rotations = layouts.iter().map(|layout| rotation(config, &layout.batch)).collect();
-        Ok(Travelling { requests: batch.to_vec(), layouts, rotations, states })
+        let rotations: Vec<Rotation> = layouts.iter().map(|layout| rotation(config, &layout.batch)).collect();
+        let tail = |(layout, rotation): (&Layout, _)| {
+            Tail::new(&layout.batch, rotation, layout.places.iter().flatten().copied())
+        };
+        let tails = layouts.iter().zip(&rotations).map(tail).collect();
+        Ok(Travelling { requests: batch.to_vec(), layouts, rotations, tails, states, passed: 0 })
     }
 
     /// Takes a batch through one layer, which is there in all its kinds.
@@ -113,9 +122,12 @@ impl<'a, B: Backend> Travel<'a, B> {
         kinds: &[Arc<Layer<B>>],
         shelf: &mut Shelf<'_, B>,
     ) -> Result<(), Error> {
+        one.passed += 1;
+        let last = one.passed == self.origin.source.config().layers;
         for position in 0..self.weights.rows.len() {
             let which = self.own[position];
-            let tokens = Tokens { batch: &one.layouts[which].batch, rotation: &one.rotations[which] };
+            let (batch, rotation) = (&one.layouts[which].batch, &one.rotations[which]);
+            let tokens = Tokens { batch, rotation, tail: one.tails[which].as_ref().filter(|_| last) };
             let layer = self.weights.own(kinds, position);
             let pass = |state: &B::Activation| self.block(position).layer(state, layer, &tokens, None);
             shelf.replace(&mut one.states[position], pass)?;
@@ -136,7 +148,10 @@ impl<'a, B: Backend> Travel<'a, B> {
     /// The shelf's file cannot be read.
     pub(crate) fn unload(&self, one: &Travelling<B>, shelf: &mut Shelf<'_, B>) -> Result<Vec<B::Activation>, Error> {
         let rows = one.states.iter().enumerate().map(|(position, state)| {
-            let places = self.layout(one, position).places.concat();
+            let mut places = self.layout(one, position).places.concat();
+            if let Some(tail) = &one.tails[self.own[position]] {
+                places.iter_mut().for_each(|row| *row = tail.place(*row));
+            }
             shelf.show(state, |state| self.origin.backend.gather(state, &places))
         });
         rows.collect()

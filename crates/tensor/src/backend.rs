@@ -171,7 +171,7 @@ pub trait Backend: Sync {
     );
 
     /// softmax(q·kᵀ / √head_dim)·v per head, causally masked. The rows `sequences[i]` of the queries `[tokens, heads ·
-    /// head_dim]` are those of the tokens that were last appended to `caches[i]`; together they are all rows, in order.
+    /// head_dim]` are those of the last tokens of `caches[i]`, which may be none; together they are all rows, in order.
     fn attention(
         &self,
         q: &Self::Activation,

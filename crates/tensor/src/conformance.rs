@@ -314,22 +314,31 @@ impl<B: Backend> Suite<'_, B> {
 }
 
 /// The results of several calls of attention on growing sequences: `calls[i][j]` are the rows that call `i` adds to
-/// sequence `j`.
+/// sequence `j`. After each all of these are asked for, then their last halves.
 fn attend<B: Backend>(backend: &B, matrices: [&Matrix; 3], a: &Attention, calls: &[Vec<Range<usize>>]) -> Vec<Matrix> {
     let mut caches: Vec<B::Cache> = calls[0].iter().map(|_| backend.cache(&a.keys_values)).collect();
-    let call = |rows: &Vec<Range<usize>>| {
-        let which: Vec<u32> = rows.iter().cloned().flatten().map(|i| i as u32).collect();
-        let [q, k, v] = matrices.map(|m| backend.gather(&backend.upload(m.clone()), &which));
-        let mut start = 0;
-        let sequences: Vec<Range<usize>> = rows
-            .iter()
-            .map(|r| {
-                start += r.len();
-                start - r.len()..start
-            })
-            .collect();
-        backend.append(&mut caches.iter_mut().collect::<Vec<_>>(), &k, &v, &sequences);
-        backend.download(&backend.attention(&q, &caches.iter().collect::<Vec<_>>(), &sequences, a))
-    };
-    calls.iter().map(call).collect()
+    let mut results = Vec::new();
+    for rows in calls {
+        let [q, k, v] = matrices.map(|m| backend.upload(m.clone()));
+        let all: Vec<u32> = rows.iter().cloned().flatten().map(|i| i as u32).collect();
+        let [k, v] = [k, v].map(|m| backend.gather(&m, &all));
+        backend.append(&mut caches.iter_mut().collect::<Vec<_>>(), &k, &v, &one_after_another(rows));
+        let halves: Vec<Range<usize>> = rows.iter().map(|r| r.end - r.len() / 2..r.end).collect();
+        for rows in [rows, &halves] {
+            let which: Vec<u32> = rows.iter().cloned().flatten().map(|i| i as u32).collect();
+            let (q, caches) = (backend.gather(&q, &which), caches.iter().collect::<Vec<_>>());
+            results.push(backend.download(&backend.attention(&q, &caches, &one_after_another(rows), a)));
+        }
+    }
+    results
+}
+
+/// Ranges as long as these, each beginning where the one before ends.
+fn one_after_another(ranges: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut start = 0;
+    let each = ranges.iter().map(|r| {
+        start += r.len();
+        start - r.len()..start
+    });
+    each.collect()
 }
