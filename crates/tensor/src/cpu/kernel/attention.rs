@@ -5,12 +5,13 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::bf16::{round, rounded};
+use super::bf16::round;
 use super::cache::{Cache, Head, Values};
 use super::extent::{Extent, ratio};
 use super::linear::FEW;
 use super::operand::{Tile, Uses, pairs_of_floats, step_of, write_pairs};
 use super::product::{Order, Totals, multiply, multiply_tiles};
+use super::scores::{Root, Straight};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use super::softmax::softmax;
 use crate::cpu::simd::tiles::{Configured, Tiles};
@@ -219,18 +220,26 @@ impl Task<'_> {
         let x = w.queries.view(self.a.query);
         let product = Product::new(configured, &x, keys.extent, [self.a.query, keys.format]);
         let seen = queries.last() + 1;
-        let span = 0..product.even(keys.dim);
+        let k = product.even(keys.dim);
         let panels = seen.div_ceil(PANEL);
-        let (mut two, mut one) = (Totals::<2>::ZERO, Totals::<1>::ZERO);
-        for first in (0..panels).step_by(2) {
-            let rows = w.scores.chunks_exact_mut(w.stride).take(queries.rows);
-            let at = first * PANEL;
-            if first + 1 < panels {
-                product.of(simd, &[keys.panel(first), keys.panel(first + 1)], (span.clone(), queries.rows), &mut two);
-                rows.zip(&two.0).for_each(|(row, totals)| scores(totals.as_flattened(), self.root, &mut row[at..]));
-            } else {
-                product.of(simd, &[keys.panel(first)], (span.clone(), queries.rows), &mut one);
-                rows.zip(&one.0).for_each(|(row, totals)| scores(totals.as_flattened(), self.root, &mut row[at..]));
+        if let Some(straight) = product.straight(k, self.root) {
+            for first in (0..panels).step_by(2) {
+                // The last panel may stand alone: then it is computed twice.
+                let both = [keys.panel(first), keys.panel((first + 1).min(panels - 1))];
+                straight.scores(simd, &both, queries.rows, (&mut w.scores[first * PANEL..], w.stride));
+            }
+        } else {
+            let (mut two, mut one) = (Totals::<2>::ZERO, Totals::<1>::ZERO);
+            for first in (0..panels).step_by(2) {
+                let rows = w.scores.chunks_exact_mut(w.stride).take(queries.rows);
+                let at = first * PANEL;
+                if first + 1 < panels {
+                    product.of(simd, &[keys.panel(first), keys.panel(first + 1)], (0..k, queries.rows), &mut two);
+                    rows.zip(&two.0).for_each(|(row, totals)| self.root.scores(totals.as_flattened(), &mut row[at..]));
+                } else {
+                    product.of(simd, &[keys.panel(first)], (0..k, queries.rows), &mut one);
+                    rows.zip(&one.0).for_each(|(row, totals)| self.root.scores(totals.as_flattened(), &mut row[at..]));
+                }
             }
         }
         let pasts = queries.positions.map(
@@ -347,43 +356,6 @@ fn uses_in_tiles(configured: Option<&Configured>, format: Option<BlockFormat>) -
     Uses { norms_beside: configured.and(format).map_or(0.0, |f| ratio(f.element)), ..Uses::default() }
 }
 
-/// Scores from products: rounded, over the root of the features, rounded.
-#[inline(always)]
-fn scores(totals: &[f32], root: Root, to: &mut [f32]) {
-    if let Some(reciprocal) = root.reciprocal {
-        for (to, &total) in to.iter_mut().zip(totals) {
-            *to = rounded(rounded(total) * reciprocal);
-        }
-    } else {
-        for (to, &total) in to.iter_mut().zip(totals) {
-            *to = rounded(rounded(total) / root.root);
-        }
-    }
-}
-
-/// √head_dim, by which scores are divided.
-#[derive(Clone, Copy)]
-struct Root {
-    root: f32,
-    /// Where to multiply by it gives the same score of every product: that takes a fraction of the time.
-    reciprocal: Option<f32>,
-}
-
-impl Root {
-    /// Both roundings are the same in every binade, but for quotients below f32's normal numbers: their exponentials
-    /// are 1 whatever their last bits.
-    fn of(head_dim: usize) -> Root {
-        let root = (head_dim as f64).sqrt() as f32;
-        let reciprocal = 1.0 / root;
-        let same = |bits: u32| {
-            let x = f32::from_bits(bits << 16);
-            rounded(x * reciprocal) == rounded(x / root)
-        };
-        // bf16 from 1 to 2.
-        Root { root, reciprocal: (0x3F80..0x4000).all(same).then_some(reciprocal) }
-    }
-}
-
 /// The product of a tile's weights with the values.
 struct Mix<'a> {
     product: &'a Product<'a>,
@@ -463,6 +435,15 @@ impl<'a> Product<'a> {
         if self.order.chunk.is_multiple_of(2) { end.next_multiple_of(2) } else { end }
     }
 
+    /// The way of scores from first to last in registers, where products of `k` elements may take it.
+    fn straight(&self, k: usize, root: Root) -> Option<Straight<'a>> {
+        let Order { chunk, .. } = self.order;
+        let straight =
+            self.configured.is_none() && self.order.is_fast() && k.is_multiple_of(2) && chunk.is_multiple_of(2);
+        let reciprocal = root.reciprocal.filter(|_| straight)?;
+        Some(Straight { x: self.x, k, chunk, reciprocal })
+    }
+
     /// The totals over `span`, which begins with 0, in place of what was there.
     #[inline(always)]
     fn of<S: Simd, const P: usize>(
@@ -480,27 +461,5 @@ impl<'a> Product<'a> {
             multiply_tiles((simd, configured), (self.x, &[]), w, 0..span.end / STEP, totals);
         }
         multiply(simd, self.x, w, self.order, (rest..span.end, 0..rows), totals);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// With every product that has a normal quotient; 810 is the first number of features that is divided by.
-    #[test]
-    fn a_reciprocal_gives_the_scores_of_a_division() {
-        for head_dim in [1, 8, 48, 64, 80, 96, 128, 256, 810] {
-            let root = Root::of(head_dim);
-            assert_eq!(root.reciprocal.is_none(), head_dim == 810, "{head_dim}");
-            let totals: Vec<f32> = (0..=u16::MAX).map(|bits| f32::from_bits(u32::from(bits) << 16)).collect();
-            let mut found = vec![0.0; totals.len()];
-            scores(&totals, root, &mut found);
-            for (total, found) in totals.into_iter().zip(found) {
-                let quotient = total / (head_dim as f64).sqrt() as f32;
-                let expected = rounded(quotient);
-                assert!(quotient.is_subnormal() || found == expected || found.is_nan() && expected.is_nan(), "{total}");
-            }
-        }
     }
 }

@@ -13,6 +13,7 @@ pub(super) mod panels;
 pub(super) mod product;
 pub(super) mod quantize;
 pub(super) mod rows;
+mod scores;
 mod sides;
 mod softmax;
 mod stream;

@@ -6,7 +6,9 @@
 mod steps;
 mod words;
 
-use microscale_formats::{BLOCK, E8M0, INT8, ScaleRule};
+use std::sync::LazyLock;
+
+use microscale_formats::{BLOCK, E8M0, ElementFormat, INT8, ScaleRule};
 
 use super::integers::{Integers, are_moderate};
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch, words};
@@ -41,8 +43,25 @@ pub(crate) struct Quantizer {
     bump: u32,
 }
 
+/// Quantizers of every element format under every rule, `[format][rule]` as these count themselves. To make one takes as
+/// long as to quantize many blocks, and there is one for every tile.
+static KNOWN: LazyLock<Vec<Quantizer>> = LazyLock::new(|| {
+    let formats = ElementFormat::ALL.into_iter().flat_map(|element| ScaleRule::ALL.map(|rule| (element, rule)));
+    formats
+        .map(|(element, scale_rule)| Quantizer::make(BlockFormat { element, block_size: BLOCK, scale_rule }))
+        .collect()
+});
+
 impl Quantizer {
     pub(crate) fn new(format: BlockFormat) -> Quantizer {
+        let element = ElementFormat::ALL.iter().position(|&element| element == format.element);
+        let rule = ScaleRule::ALL.iter().position(|&rule| rule == format.scale_rule);
+        let known = element.zip(rule).and_then(|(element, rule)| KNOWN.get(element * ScaleRule::ALL.len() + rule));
+        let known = known.copied().unwrap_or_else(|| Quantizer::make(format));
+        Quantizer { format: BlockFormat { block_size: format.block_size, ..known.format }, ..known }
+    }
+
+    fn make(format: BlockFormat) -> Quantizer {
         let element = format.element;
         let format = BlockFormat { scale_rule: format.scale_rule.for_format(element), ..format };
         Quantizer {
@@ -358,7 +377,7 @@ mod tests {
     use crate::cpu::simd;
     use crate::cpu::simd::codes::{BYTE_BIAS, is_small_integer};
     use crate::cpu::simd::tiles::Lanes;
-    use microscale_formats::{ElementFormat, quantize_block};
+    use microscale_formats::quantize_block;
 
     /// The lowest bit of an integer, as a number.
     fn lowest_bit(x: f32) -> f64 {

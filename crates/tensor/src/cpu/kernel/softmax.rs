@@ -25,7 +25,7 @@ pub(in crate::cpu) fn softmax(rows: &mut [f32], stride: usize, lengths: &[usize]
         let (max, mut lanes) = (largest_of[r], [0f32; LANES]);
         for vector in rows[row(r)].as_chunks_mut::<LANES>().0 {
             for (x, lane) in vector.iter_mut().zip(&mut lanes) {
-                *x = math::exp(f64::from(*x - max)) as f32;
+                *x = math::exp_of_negative(*x - max);
                 *lane += *x;
             }
         }

@@ -72,6 +72,14 @@ impl Simd for Avx512Bf16 {
         unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(w), std::mem::transmute::<__m512i, __m512bh>(x)) }
     }
     #[inline(always)]
+    fn rounded(self, x: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512 BF16; both types are 256 bits of bf16.
+        unsafe {
+            let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        }
+    }
+    #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
         let codes = self.0.base().codes::<BITS>(step, quad);
         let PairTable { low, high, .. } = &table.halves;

@@ -39,7 +39,7 @@ use std::fmt;
 use half::bf16;
 use microscale_formats::E8M0;
 
-use super::kernel::bf16::round;
+use super::kernel::bf16::{round, rounded};
 use codes::{CodeTable, PairTable};
 
 /// Lanes of [`Simd::F32`].
@@ -147,6 +147,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
         let mut lanes = [0.0; LANES];
         self.store(x, &mut lanes);
         to.iter_mut().zip(lanes).for_each(|(to, x)| *to = round(x));
+    }
+    /// The same as `f32`. Subnormal ones may become zero.
+    #[inline(always)]
+    fn rounded(self, x: Self::F32) -> Self::F32 {
+        let mut lanes = [0.0; LANES];
+        self.store(x, &mut lanes);
+        self.load(&lanes.map(rounded))
     }
     /// The powers of two that scales stand for.
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32;
