@@ -331,12 +331,10 @@ impl Task<'_> {
                 continue;
             }
             // Whole blocks, and the newest, are what they are in the cache.
-            let start = match self.causal_format() {
-                Some(format) if end < self.tokens => (end / format.block_size * format.block_size).max(together),
-                _ => end,
-            };
-            let block = (start < end).then(|| {
-                let mut block = Values::new(self.head.values.format, self.a.keys_values.head_dim, start);
+            let own = self.causal_format().filter(|_| end < self.tokens);
+            let start = own.map_or(end, |format| (end / format.block_size * format.block_size).max(together));
+            let block = own.filter(|_| start < end).map(|format| {
+                let mut block = Values::of_block(format, self.a.keys_values.head_dim, start);
                 block.lay(
                     simd,
                     start..end,

@@ -5,16 +5,18 @@ use std::ops::Range;
 use half::bf16;
 
 use super::bf16::floats;
-use super::extent::{Extent, limit, ratio};
+use super::extent::{Extent, Magnitudes, limit, ratio};
+use super::operand::{step_of, write_pairs};
 use super::panels::ZERO;
 use super::quantize::Quantizer;
-use super::sides::{PANEL, STEP, Scales, WPanel};
-use crate::cpu::simd::tiles::Step;
+use super::sides::{PANEL, STEP, Scales, TILE, WPanel};
+use super::spare::{Reusable, Spare, capacity};
+use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
 use crate::{BlockFormat, KeyValueLayout};
 
 /// Keys and values of one sequence in one layer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Cache {
     pub(in crate::cpu) layout: KeyValueLayout,
     pub(in crate::cpu) tokens: usize,
@@ -22,7 +24,7 @@ pub struct Cache {
 }
 
 /// Those of one key/value head.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::cpu) struct Head {
     pub(in crate::cpu) keys: Keys,
     pub(in crate::cpu) values: Values,
@@ -32,19 +34,96 @@ pub(in crate::cpu) struct Head {
     recent_start: usize,
 }
 
+/// What panels are laid out in: their elements and their scales.
+#[derive(Debug, Default)]
+struct Laid {
+    steps: Vec<Step>,
+    powers: Vec<[f32; PANEL]>,
+}
+
+/// The memory of a head.
+#[derive(Default)]
+struct Memory {
+    keys: Laid,
+    values: Laid,
+    recent: Vec<bf16>,
+}
+
+/// Of a small model there are many short caches, one after another.
+static SPARE: Spare<Memory> = Spare::new(8 << 20);
+
+impl Reusable for Memory {
+    fn capacity(&self) -> usize {
+        let laid = |laid: &Laid| capacity(&laid.steps) + capacity(&laid.powers);
+        laid(&self.keys) + laid(&self.values) + capacity(&self.recent)
+    }
+}
+
 impl Cache {
     pub(in crate::cpu) fn new(layout: &KeyValueLayout) -> Cache {
-        let head = Head {
-            keys: Keys::new(layout.key, layout.head_dim),
-            values: Values::new(layout.value, layout.head_dim, 0),
-            recent: Vec::new(),
-            recent_start: 0,
-        };
-        Cache { layout: *layout, tokens: 0, heads: vec![head; layout.heads] }
+        let heads = SPARE.take(layout.heads).into_iter().map(|memory| Head::new(layout, memory));
+        Cache { layout: *layout, tokens: 0, heads: heads.collect() }
+    }
+}
+
+impl Clone for Cache {
+    fn clone(&self) -> Cache {
+        let heads = SPARE.take(self.heads.len()).into_iter().zip(&self.heads);
+        Cache {
+            layout: self.layout,
+            tokens: self.tokens,
+            heads: heads.map(|(memory, head)| head.copy(memory)).collect(),
+        }
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        let memory = |Head { keys, values, recent, .. }| Memory { keys: keys.laid, values: values.laid, recent };
+        SPARE.give(self.heads.drain(..).map(memory).collect());
+    }
+}
+
+impl Laid {
+    fn clear(&mut self) {
+        self.steps.clear();
+        self.powers.clear();
+    }
+
+    /// Becomes another, in the memory that is there.
+    fn copy(&mut self, other: &Laid) {
+        self.steps.clone_from(&other.steps);
+        self.powers.clone_from(&other.powers);
     }
 }
 
 impl Head {
+    /// Without tokens, in the memory of one that is gone.
+    fn new(layout: &KeyValueLayout, mut memory: Memory) -> Head {
+        memory.keys.clear();
+        memory.values.clear();
+        memory.recent.clear();
+        Head {
+            keys: Keys::new(layout.key, layout.head_dim, memory.keys),
+            values: Values::new(layout.value, layout.head_dim, 0, memory.values),
+            recent: memory.recent,
+            recent_start: 0,
+        }
+    }
+
+    /// A copy, in the memory of one that is gone.
+    fn copy(&self, Memory { mut keys, mut values, mut recent }: Memory) -> Head {
+        keys.copy(&self.keys.laid);
+        values.copy(&self.values.laid);
+        recent.clone_from(&self.recent);
+        Head {
+            keys: Keys { laid: keys, ..self.keys },
+            values: Values { laid: values, ..self.values },
+            recent,
+            recent_start: self.recent_start,
+        }
+    }
+
     /// Appends tokens `first..first + count`; `key(i)` and `value(i)` are those of the i-th of them.
     #[inline(always)]
     pub(in crate::cpu) fn append<'a, S: Simd>(
@@ -69,7 +148,10 @@ impl Head {
         self.recent.drain(..(start - self.recent_start) * dim);
         self.recent_start = start;
         for i in 0..count {
-            self.recent.extend_from_slice(value(i));
+            // Heads of a few features are not worth calling for a copy.
+            let (eights, rest) = value(i).as_chunks::<8>();
+            eights.iter().for_each(|eight| self.recent.extend_from_slice(eight));
+            self.recent.extend_from_slice(rest);
         }
         let end = first + count;
         for block in (start..end).step_by(format.block_size) {
@@ -88,60 +170,99 @@ impl Head {
 }
 
 /// Keys: panels of sixteen tokens, blocks along the features.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::cpu) struct Keys {
     pub(in crate::cpu) format: Option<BlockFormat>,
     pub(in crate::cpu) dim: usize,
-    /// `[panel][step]`.
-    steps: Vec<Step>,
-    /// `[panel][block]`.
-    powers: Vec<[f32; PANEL]>,
+    /// `[panel][step]`, `[panel][block]`.
+    laid: Laid,
     /// One for all steps: that of the format.
     limits: [f32; 1],
     pub(in crate::cpu) extent: Extent,
 }
 
 impl Keys {
-    fn new(format: Option<BlockFormat>, dim: usize) -> Keys {
-        Keys {
-            format,
-            dim,
-            steps: Vec::new(),
-            powers: Vec::new(),
-            limits: [limit_of(format)],
-            extent: Extent::none(format),
-        }
+    /// None, to be laid out in this memory.
+    fn new(format: Option<BlockFormat>, dim: usize, laid: Laid) -> Keys {
+        Keys { format, dim, laid, limits: [limit_of(format)], extent: Extent::none(format) }
     }
 
+    /// Appends tokens `first..first + count`; `key(i)` are the features of the i-th of them.
     #[inline(always)]
     fn append<'a, S: Simd>(&mut self, simd: S, first: usize, count: usize, key: impl Fn(usize) -> &'a [bf16]) {
         let steps = self.dim.div_ceil(STEP);
         let blocks = self.format.map_or(0, |f| self.dim.div_ceil(f.block_size));
         let panels = (first + count).div_ceil(PANEL);
-        self.steps.resize(panels * steps, ZERO);
-        self.powers.resize(panels * blocks, [1.0; PANEL]);
-        let quantizer = self.format.map(|f| (Quantizer::new(f), f.block_size));
+        self.laid.steps.resize(panels * steps, ZERO);
+        self.laid.powers.resize(panels * blocks, [1.0; PANEL]);
+        match self.format {
+            Some(format) if format.block_size != STEP => self.append_blocks(simd, format, first, count, key),
+            _ => self.append_steps(simd, first, count, key),
+        }
+        if let Some(format) = self.format {
+            let new = &self.laid.powers[first / PANEL * blocks..];
+            self.extent = self.extent.join(Extent::of_scales(format.element, new));
+        }
+    }
+
+    /// Keys as they are, or in blocks that are steps: those of a panel side by side.
+    #[inline(always)]
+    fn append_steps<'a, S: Simd>(&mut self, simd: S, first: usize, count: usize, key: impl Fn(usize) -> &'a [bf16]) {
+        let steps = self.dim.div_ceil(STEP);
+        let quantizer = self.format.map(Quantizer::new);
+        let mut magnitudes = Magnitudes::none(simd);
+        for panel in first / PANEL..(first + count).div_ceil(PANEL) {
+            let tokens = first.max(panel * PANEL)..(first + count).min((panel + 1) * PANEL);
+            let lane = tokens.start % PANEL;
+            for step in 0..steps {
+                let mut lanes = [Lanes::ZERO; TILE];
+                let rows = &mut lanes[..tokens.len()];
+                for (row, token) in rows.iter_mut().zip(tokens.clone()) {
+                    write_pairs(step_of(key(token - first), step), &mut row.0);
+                }
+                if let Some(quantizer) = &quantizer {
+                    let powers = quantizer.step(simd, rows, false);
+                    self.laid.powers[panel * steps + step][lane..][..rows.len()].copy_from_slice(&powers[..rows.len()]);
+                }
+                // What is beyond the features is zero from the beginning.
+                let pairs = STEP.min(self.dim - step * STEP).div_ceil(2);
+                for (pair, to) in self.laid.steps[panel * steps + step][..pairs].iter_mut().enumerate() {
+                    for (to, row) in to.0[lane..].iter_mut().zip(&*rows) {
+                        *to = row.0[pair];
+                    }
+                    magnitudes.add(simd, simd.load_pairs(&to.0));
+                }
+            }
+        }
+        if self.format.is_none() {
+            self.extent = self.extent.join(magnitudes.extent(simd));
+        }
+    }
+
+    /// Keys in blocks of any size, one after another.
+    #[inline(always)]
+    fn append_blocks<'a, S: Simd>(
+        &mut self,
+        simd: S,
+        format: BlockFormat,
+        first: usize,
+        count: usize,
+        key: impl Fn(usize) -> &'a [bf16],
+    ) {
+        let (steps, blocks) = (self.dim.div_ceil(STEP), self.dim.div_ceil(format.block_size));
+        let quantizer = Quantizer::new(format);
         let mut row = vec![0f32; steps * STEP];
         for i in 0..count {
             let (panel, lane) = ((first + i) / PANEL, (first + i) % PANEL);
             floats(key(i), &mut row[..self.dim]);
-            if let Some((quantizer, size)) = &quantizer {
-                let to = &mut self.powers[panel * blocks..];
-                for (block, to) in row[..self.dim].chunks_mut(*size).zip(to) {
-                    to[lane] = quantizer.block(simd, block);
-                }
-            } else {
-                self.extent = self.extent.join(Extent::of_values(row[..self.dim].iter().copied()));
+            let to = &mut self.laid.powers[panel * blocks..];
+            for (block, to) in row[..self.dim].chunks_mut(format.block_size).zip(to) {
+                to[lane] = quantizer.block(simd, block);
             }
-            // What is beyond the features is zero from the beginning.
-            let to = self.steps[panel * steps..][..steps].as_flattened_mut();
+            let to = self.laid.steps[panel * steps..][..steps].as_flattened_mut();
             for (pairs, [low, high]) in to.iter_mut().zip(row[..self.dim.next_multiple_of(2)].as_chunks::<2>().0) {
                 pairs.0[lane] = low.to_bits() >> 16 | high.to_bits() & 0xFFFF_0000;
             }
-        }
-        if let Some(format) = self.format {
-            let new = &self.powers[first / PANEL * blocks..];
-            self.extent = self.extent.join(Extent::of_scales(format.element, new));
         }
     }
 
@@ -151,24 +272,28 @@ impl Keys {
         let steps = self.dim.div_ceil(STEP);
         let scales = self.format.map(|f| {
             let blocks = self.dim.div_ceil(f.block_size);
-            Scales { block_size: f.block_size, powers: &self.powers[index * blocks..][..blocks] }
+            Scales { block_size: f.block_size, powers: &self.laid.powers[index * blocks..][..blocks] }
         });
-        WPanel { steps: &self.steps[index * steps..][..steps], scales, stride: 1, first: [0; 2], limits: &self.limits }
+        WPanel {
+            steps: &self.laid.steps[index * steps..][..steps],
+            scales,
+            stride: 1,
+            first: [0; 2],
+            limits: &self.limits,
+        }
     }
 }
 
 /// Values: panels of sixteen features, blocks along the tokens.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::cpu) struct Values {
     pub(in crate::cpu) format: Option<BlockFormat>,
     dim: usize,
     /// The first token's step; where there are several, values begin with token 0.
     first_step: usize,
     first_block: usize,
-    /// `[step][panel]`.
-    steps: Vec<Step>,
-    /// `[block][panel]`.
-    powers: Vec<[f32; PANEL]>,
+    /// `[step][panel]`, `[block][panel]`.
+    laid: Laid,
     /// One for all steps: that of the format.
     limits: [f32; 1],
     pub(in crate::cpu) extent: Extent,
@@ -177,15 +302,19 @@ pub(in crate::cpu) struct Values {
 }
 
 impl Values {
-    /// Room for values from `first_token` on, which begins a block.
-    pub(in crate::cpu) fn new(format: Option<BlockFormat>, dim: usize, first_token: usize) -> Values {
+    /// Room for the values of a block that begins with `first_token`.
+    pub(in crate::cpu) fn of_block(format: BlockFormat, dim: usize, first_token: usize) -> Values {
+        Values::new(Some(format), dim, first_token, Laid::default())
+    }
+
+    /// None, to be laid out in this memory from `first_token` on, which begins a block.
+    fn new(format: Option<BlockFormat>, dim: usize, first_token: usize, laid: Laid) -> Values {
         Values {
             format,
             dim,
             first_step: first_token / STEP,
             first_block: format.map_or(0, |f| first_token / f.block_size),
-            steps: Vec::new(),
-            powers: Vec::new(),
+            laid,
             limits: [limit_of(format)],
             extent: Extent::none(format),
             finite: true,
@@ -201,37 +330,83 @@ impl Values {
         value: impl Fn(usize) -> &'a [bf16],
     ) {
         let panels = self.dim.div_ceil(PANEL);
-        let quantizer = self.format.map(Quantizer::new);
-        self.steps.resize((tokens.end.div_ceil(STEP) - self.first_step) * panels, ZERO);
-        let mut block = vec![[0f32; LANES]; tokens.len()];
+        self.laid.steps.resize((tokens.end.div_ceil(STEP) - self.first_step) * panels, ZERO);
         for panel in 0..panels {
             let features = panel * PANEL..self.dim.min((panel + 1) * PANEL);
-            for (to, token) in block.iter_mut().zip(tokens.clone()) {
-                floats(&value(token)[features.clone()], &mut to[..features.len()]);
-                to[features.len()..].fill(0.0);
+            let of = (panel, panels);
+            match self.format {
+                Some(format) => self.lay_block(
+                    simd,
+                    format,
+                    of,
+                    tokens.clone(),
+                    #[inline(always)]
+                    |token| &value(token)[features.clone()],
+                ),
+                None => self.lay_plain(
+                    simd,
+                    of,
+                    tokens.clone(),
+                    #[inline(always)]
+                    |token| &value(token)[features.clone()],
+                ),
             }
-            if let (Some(quantizer), Some(format)) = (&quantizer, self.format) {
-                let at = (tokens.start / format.block_size - self.first_block) * panels + panel;
-                self.powers.resize(self.powers.len().max(at + 1), [1.0; PANEL]);
-                self.powers[at] = quantizer.columns(simd, &mut block);
-                let powers = &self.powers[at..=at];
-                self.finite &= powers.as_flattened().iter().all(|p| !p.is_nan());
-                self.extent = self.extent.join(Extent::of_scales(format.element, powers));
-            } else {
-                let values = block.as_flattened().iter().copied();
-                self.finite &= values.clone().fold(true, |all, x| all & x.is_finite());
-                self.extent = self.extent.join(Extent::of_values(values));
+        }
+    }
+
+    /// The features of a panel, of so many, as they are.
+    #[inline(always)]
+    fn lay_plain<'a, S: Simd>(
+        &mut self,
+        simd: S,
+        (panel, panels): (usize, usize),
+        tokens: Range<usize>,
+        value: impl Fn(usize) -> &'a [bf16],
+    ) {
+        let at = |token: usize| (token / STEP - self.first_step) * panels + panel;
+        for token in tokens.clone() {
+            let pair = &mut self.laid.steps[at(token)][token % STEP / 2].0;
+            put(pair, token, value(token).iter().map(|x| u32::from(x.to_bits())));
+        }
+        let mut magnitudes = Magnitudes::none(simd);
+        for token in (tokens.start / 2 * 2..tokens.end).step_by(2) {
+            magnitudes.add(simd, simd.load_pairs(&self.laid.steps[at(token)][token % STEP / 2].0));
+        }
+        let extent = magnitudes.extent(simd);
+        self.finite &= extent.is_finite();
+        self.extent = self.extent.join(extent);
+    }
+
+    /// The same, quantized.
+    #[inline(always)]
+    fn lay_block<'a, S: Simd>(
+        &mut self,
+        simd: S,
+        format: BlockFormat,
+        (panel, panels): (usize, usize),
+        tokens: Range<usize>,
+        value: impl Fn(usize) -> &'a [bf16],
+    ) {
+        let (mut usual, mut long) = ([[0f32; LANES]; STEP], Vec::new());
+        let block = match usual.get_mut(..tokens.len()) {
+            Some(block) => block,
+            None => {
+                long.resize(tokens.len(), [0f32; LANES]);
+                &mut long[..]
             }
-            for (token, values) in tokens.clone().zip(&block) {
-                let step = &mut self.steps[(token / STEP - self.first_step) * panels + panel];
-                let pairs = &mut step[token % STEP / 2].0;
-                for (pair, value) in pairs.iter_mut().zip(values) {
-                    *pair = match token % 2 {
-                        0 => *pair & 0xFFFF_0000 | value.to_bits() >> 16,
-                        _ => *pair & 0xFFFF | value.to_bits() & 0xFFFF_0000,
-                    };
-                }
-            }
+        };
+        for (to, token) in block.iter_mut().zip(tokens.clone()) {
+            floats(value(token), to);
+        }
+        let at = (tokens.start / format.block_size - self.first_block) * panels + panel;
+        self.laid.powers.resize(self.laid.powers.len().max(at + 1), [1.0; PANEL]);
+        self.laid.powers[at] = Quantizer::new(format).columns(simd, block);
+        let powers = &self.laid.powers[at..=at];
+        self.finite &= powers.as_flattened().iter().all(|p| !p.is_nan());
+        self.extent = self.extent.join(Extent::of_scales(format.element, powers));
+        for (token, values) in tokens.zip(block) {
+            let step = &mut self.laid.steps[(token / STEP - self.first_step) * panels + panel];
+            put(&mut step[token % STEP / 2].0, token, values.iter().map(|x| x.to_bits() >> 16));
         }
     }
 
@@ -239,12 +414,21 @@ impl Values {
     #[inline(always)]
     pub(in crate::cpu) fn panel(&self, index: usize) -> WPanel<'_> {
         WPanel {
-            steps: &self.steps[index..],
-            scales: self.format.map(|f| Scales { block_size: f.block_size, powers: &self.powers[index..] }),
+            steps: &self.laid.steps[index..],
+            scales: self.format.map(|f| Scales { block_size: f.block_size, powers: &self.laid.powers[index..] }),
             stride: self.dim.div_ceil(PANEL),
             first: [self.first_step, self.first_block],
             limits: &self.limits,
         }
+    }
+}
+
+/// Puts a token's features where the pair has place for them.
+#[inline(always)]
+fn put(pair: &mut [u32; LANES], token: usize, features: impl Iterator<Item = u32>) {
+    let at = 16 * (token % 2);
+    for (pair, feature) in pair.iter_mut().zip(features) {
+        *pair = *pair & !(0xFFFF << at) | feature << at;
     }
 }
 

@@ -54,6 +54,11 @@ impl Extent {
         Extent { unit, scaled_unit: unit, largest: f64::from(f32::from_bits(high)), plain: true }
     }
 
+    /// Whether no number is infinite or NaN.
+    pub(super) fn is_finite(self) -> bool {
+        self.largest.is_finite()
+    }
+
     /// The extent of both.
     pub(in crate::cpu) fn join(self, other: Extent) -> Extent {
         let nan = self.largest.is_nan() || other.largest.is_nan();

@@ -16,5 +16,6 @@ pub(super) mod rows;
 mod scores;
 mod sides;
 mod softmax;
+mod spare;
 mod stream;
 mod words;

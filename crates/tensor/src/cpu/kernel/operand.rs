@@ -11,6 +11,7 @@ use super::integers::{Integers, are_moderate, step_bytes, step_words};
 use super::linear::{FEW, TILES_RATIO};
 use super::quantize::Quantizer;
 use super::sides::{STEP, Scales, StepBytes, StepIntegers, TILE, XTile};
+use super::spare::{Reusable, Spare, capacity};
 use crate::cpu::simd::codes::is_small_integer;
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
@@ -78,7 +79,7 @@ impl Operand {
                     && format
                         .is_some_and(|f| !is_small_integer(f.element) && always_exact(ratio(f.element), ratio(E2M1))),
         };
-        let mut tiles = spare::take(rows.div_ceil(TILE));
+        let mut tiles = SPARE.take(rows.div_ceil(TILE));
         tiles.par_iter_mut().with_min_len((8192 / (k * TILE)).max(1)).enumerate().for_each(|(tile, to)| {
             let some = TILE.min(rows - tile * TILE);
             let stride = if few { rows } else { TILE };
@@ -122,56 +123,22 @@ impl Operand {
 
 impl Drop for Operand {
     fn drop(&mut self) {
-        spare::give(std::mem::take(&mut self.tiles));
+        SPARE.give(std::mem::take(&mut self.tiles));
     }
 }
 
-/// The memory of operands that are gone, for those to come: to get new memory from the system takes longer than to
-/// quantize into it.
-mod spare {
-    use std::sync::{Mutex, PoisonError};
+/// At most about the memory of 512 rows of 16,384 features with all that products may need of them.
+static SPARE: Spare<Tile> = Spare::new(32 << 20);
 
-    use super::Tile;
-
-    /// Bytes to keep at most, about those of 512 rows of 16,384 features with all that products may need of them.
-    const MOST: usize = 32 << 20;
-
-    /// Tiles and the bytes they hold.
-    static KEPT: Mutex<(Vec<Tile>, usize)> = Mutex::new((Vec::new(), 0));
-
-    /// So many tiles, with what memory there is.
-    pub(super) fn take(count: usize) -> Vec<Tile> {
-        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tiles, bytes) = &mut *kept;
-        let mut taken = tiles.split_off(tiles.len().saturating_sub(count));
-        *bytes -= taken.iter().map(Tile::capacity).sum::<usize>();
-        drop(kept);
-        taken.resize_with(count, Tile::default);
-        taken
-    }
-
-    /// Keeps tiles as far as there is room for them.
-    pub(super) fn give(mut given: Vec<Tile>) {
-        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tiles, bytes) = &mut *kept;
-        while let Some(tile) = given.pop_if(|tile| *bytes + tile.capacity() <= MOST) {
-            *bytes += tile.capacity();
-            tiles.push(tile);
-        }
-        drop(kept); // what finds no room is freed after this
+impl Reusable for Tile {
+    fn capacity(&self) -> usize {
+        let Tile { lanes, powers, norms, bytes, integers, words, word_units, .. } = self;
+        let vectors = capacity(lanes) + capacity(powers) + capacity(norms) + capacity(bytes);
+        vectors + capacity(integers) + capacity(words) + capacity(word_units)
     }
 }
 
 impl Tile {
-    /// Bytes of memory, used or not.
-    fn capacity(&self) -> usize {
-        fn of<T>(vec: &Vec<T>) -> usize {
-            vec.capacity() * size_of::<T>()
-        }
-        let Tile { lanes, powers, norms, bytes, integers, words, word_units, .. } = self;
-        of(lanes) + of(powers) + of(norms) + of(bytes) + of(integers) + of(words) + of(word_units)
-    }
-
     /// Quantizes rows of `k` elements along k, or takes them as they are, in place of what was there; `pairs(r, step, to)` writes
     /// those of a step of row r, zero beyond k. There is room for `stride` rows, of which those beyond `rows` become
     /// zero.

@@ -218,7 +218,12 @@ impl Quantizer {
         let mut largest = [0; LANES];
         simd.store_pairs(amax, &mut largest);
         let (mut scales, mut inverses) = ([1f32; LANES], [0f32; LANES]);
-        for (lane, amax) in largest.into_iter().enumerate() {
+        let regular = self.regular_scales(largest);
+        if let Some(bytes) = regular {
+            scales = bytes.map(|byte| f32::from_bits(byte << 23));
+            inverses = bytes.map(|byte| f32::from_bits((254 - byte) << 23));
+        }
+        for (lane, amax) in largest.into_iter().enumerate().filter(|_| regular.is_none()) {
             if amax >= EXPONENT {
                 scales[lane] = f32::NAN;
                 block.iter_mut().for_each(|row| row[lane] = 0.0);

@@ -150,10 +150,21 @@ impl Quantizer {
         simd.or(values, simd.and(pairs, simd.splat_pairs(!MAGNITUDES)))
     }
 
-    /// The bytes of the scales of a step's rows and of as many more as there are to a tile, if all are regular: their blocks'
-    /// elements, and what becomes of them on the way, are normal numbers.
+    /// The bytes of the scales of a step's rows and of as many more as there are to a tile, if all are
+    /// [regular](Self::regular_scales).
     #[inline(always)]
     fn scales_of(&self, rows: &[Lanes], largest: impl Fn(&Lanes) -> u32) -> Option<[u32; TILE]> {
+        let mut magnitudes = [0; TILE];
+        for (row, magnitude) in rows.iter().zip(&mut magnitudes) {
+            *magnitude = largest(row);
+        }
+        self.regular_scales(magnitudes)
+    }
+
+    /// The bytes of the scales of blocks with these largest magnitudes, as bits, if all are regular: the blocks' elements, and
+    /// what becomes of them on the way, are normal numbers. Blocks of zeros get the scale 1.
+    #[inline(always)]
+    pub(super) fn regular_scales(&self, largest: [u32; TILE]) -> Option<[u32; TILE]> {
         if self.format.scale_rule == ScaleRule::Mse {
             return None;
         }
@@ -161,16 +172,12 @@ impl Quantizer {
         // The smallest normal number of the format has to be so far up that what is half of the smallest number is normal.
         let least = (emax + self.least_byte()) << 23;
         let one = (emax + 127) << 23;
-        let (mut bits, mut regular) = ([one; TILE], true);
-        for (row, bits) in rows.iter().zip(&mut bits) {
-            let largest = largest(row);
+        let (mut bytes, mut regular) = ([0; TILE], true);
+        for (largest, byte) in largest.into_iter().zip(&mut bytes) {
             regular &= (largest.wrapping_sub(least) < (TOO_LARGE << 23) - least) | (largest == 0);
-            *bits = if largest == 0 { one } else { largest };
+            *byte = ((if largest == 0 { one } else { largest } + self.bump) >> 23) - emax;
         }
-        regular.then(
-            #[inline(always)]
-            || bits.map(|bits| ((bits + self.bump) >> 23) - emax),
-        )
+        regular.then_some(bytes)
     }
 
     /// A scale from which on the halves of the smallest magnitudes are normal bf16.
