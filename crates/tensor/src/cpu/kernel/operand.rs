@@ -110,9 +110,9 @@ impl Operand {
 
     /// The pairs of every tile.
     pub(super) fn pairs(&self, isa: Isa) -> impl Iterator<Item = &[Lanes]> {
-        let none = self.tiles.iter().any(Tile::is_bytes_alone);
+        let wanting = self.tiles.iter().any(Tile::is_bytes_alone);
         // Two threads may both make them: to wait for one that works on something else meanwhile could be to wait for oneself.
-        if none && self.late.get().is_none() {
+        if wanting && self.late.get().is_none() {
             let made = self.tiles.par_iter().map(|tile| tile.pairs_of_bytes(isa)).collect();
             let _ = self.late.set(made);
         }

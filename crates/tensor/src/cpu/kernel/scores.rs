@@ -60,11 +60,13 @@ impl Straight<'_> {
     /// that complete a few are computed with them.
     #[inline(always)]
     pub(super) fn scores<S: Simd>(&self, simd: S, w: &[WPanel<'_>; 2], rows: usize, (to, stride): (&mut [f32], usize)) {
+        // Of several chunks, totals take up registers too.
+        let most = if self.k > self.chunk { S::ROWS.div_ceil(2) } else { S::ROWS };
         let mut row = 0;
         while row < rows {
             let to = (&mut to[row * stride..], stride);
             let left = rows - row;
-            row += match S::ROWS.min(left.next_power_of_two()) {
+            row += match most.min(left.next_power_of_two()) {
                 1 => self.rows::<S, 1>(simd, w, (row, left), to),
                 2 => self.rows::<S, 2>(simd, w, (row, left), to),
                 4 => self.rows::<S, 4>(simd, w, (row, left), to),
@@ -96,35 +98,49 @@ impl Straight<'_> {
     /// The products, in the canonical order.
     #[inline(always)]
     fn totals<S: Simd, const R: usize>(&self, simd: S, w: &[WPanel<'_>; 2], first: usize) -> [[S::F32; 2]; R] {
+        // Mostly there is one chunk: then no totals take up registers while it is summed.
+        let mut totals = self.with_chunk::<S, R>(simd, w, (first, 0), [[simd.splat(0.0); 2]; R]);
+        for start in (self.chunk..self.k).step_by(self.chunk) {
+            totals = self.with_chunk::<S, R>(simd, w, (first, start), totals);
+        }
+        totals
+    }
+
+    /// Totals and the sums of the chunk that begins with `start`.
+    #[inline(always)]
+    fn with_chunk<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        w: &[WPanel<'_>; 2],
+        (first, start): (usize, usize),
+        mut totals: [[S::F32; 2]; R],
+    ) -> [[S::F32; 2]; R] {
         let x = self.x;
-        let scaled = !x.is_unscaled() || w[0].scales.is_some();
-        let mut totals = [[simd.splat(0.0); 2]; R];
-        for start in (0..self.k).step_by(self.chunk) {
-            let end = self.k.min(start + self.chunk);
-            let mut sums = [[simd.splat(0.0); 2]; R];
-            for step in start / STEP..end.div_ceil(STEP) {
-                let (rows, outputs) = (x.rows::<R>(step, first), [w[0].step(step), w[1].step(step)]);
-                let pairs = (start.max(step * STEP) - step * STEP) / 2..(end.min((step + 1) * STEP) - step * STEP) / 2;
-                if pairs.len() == LANES {
-                    for pair in 0..LANES {
-                        add_pair(simd, rows, outputs, pair, &mut sums);
-                    }
-                } else {
-                    for pair in pairs {
-                        add_pair(simd, rows, outputs, pair, &mut sums);
-                    }
+        let end = self.k.min(start + self.chunk);
+        let mut sums = [[simd.splat(0.0); 2]; R];
+        for step in start / STEP..end.div_ceil(STEP) {
+            let (rows, outputs) = (x.rows::<R>(step, first), [w[0].step(step), w[1].step(step)]);
+            let pairs = (start.max(step * STEP) - step * STEP) / 2..(end.min((step + 1) * STEP) - step * STEP) / 2;
+            if pairs.len() == LANES {
+                for pair in 0..LANES {
+                    add_pair(simd, rows, outputs, pair, &mut sums);
+                }
+            } else {
+                for pair in pairs {
+                    add_pair(simd, rows, outputs, pair, &mut sums);
                 }
             }
-            for p in 0..2 {
-                let power = simd.load(w[p].power(start).unwrap_or(&[1.0; PANEL]));
-                for r in 0..R {
-                    totals[r][p] = if scaled {
-                        let power = simd.mul(power, simd.splat(x.power(start, first + r)));
-                        simd.fma(sums[r][p], power, totals[r][p])
-                    } else {
-                        simd.add(sums[r][p], totals[r][p])
-                    };
-                }
+        }
+        let scaled = !x.is_unscaled() || w[0].scales.is_some();
+        for p in 0..2 {
+            let power = simd.load(w[p].power(start).unwrap_or(&[1.0; PANEL]));
+            for r in 0..R {
+                totals[r][p] = if scaled {
+                    let power = simd.mul(power, simd.splat(x.power(start, first + r)));
+                    simd.fma(sums[r][p], power, totals[r][p])
+                } else {
+                    simd.add(sums[r][p], totals[r][p])
+                };
             }
         }
         totals
@@ -133,10 +149,7 @@ impl Straight<'_> {
 
 #[inline(always)]
 fn add_pair<S: Simd, const R: usize>(simd: S, x: &[Lanes; R], w: [&Step; 2], pair: usize, sums: &mut [[S::F32; 2]; R]) {
-    let w = w.map(
-        #[inline(always)]
-        |step| simd.load_pairs(&step[pair].0),
-    );
+    let w = [simd.load_pairs(&w[0][pair].0), simd.load_pairs(&w[1][pair].0)];
     for r in 0..R {
         let x = simd.splat_pairs(x[r].0[pair]);
         for p in 0..2 {

@@ -39,7 +39,7 @@ use std::fmt;
 use half::bf16;
 use microscale_formats::E8M0;
 
-use super::kernel::bf16::{round, rounded};
+use super::kernel::bf16::round;
 use codes::{CodeTable, PairTable};
 
 /// Lanes of [`Simd::F32`].
@@ -148,12 +148,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.store(x, &mut lanes);
         to.iter_mut().zip(lanes).for_each(|(to, x)| *to = round(x));
     }
-    /// The same as `f32`. Subnormal ones may become zero.
+    /// The same as `f32`. Subnormal ones may become zero; a NaN stays one if it comes of bf16, its low bits being zero.
     #[inline(always)]
     fn rounded(self, x: Self::F32) -> Self::F32 {
-        let mut lanes = [0.0; LANES];
-        self.store(x, &mut lanes);
-        self.load(&lanes.map(rounded))
+        let bits = self.bits(x);
+        let even = self.and(self.shift_right(bits, 16), self.splat_pairs(1));
+        let nearest = self.add_bits(self.add_bits(bits, self.splat_pairs(0x7FFF)), even);
+        self.with_bits(self.and(nearest, self.splat_pairs(0xFFFF_0000)))
     }
     /// The powers of two that scales stand for.
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32;
