@@ -7,7 +7,7 @@ use microscale_tensor::{Backend, Linear, Matrix};
 
 use crate::batch::Batch;
 use crate::block::{Block, Tokens, rotation};
-use crate::tail::Tail;
+use crate::tail::{Tail, places};
 use crate::weights::{Ends, LayerSource, Reader, Resident, TensorSource};
 use crate::{Config, Error, Recipe, Role};
 
@@ -126,7 +126,7 @@ impl<B: Backend> Llama<B> {
             let tail = tail.as_ref().filter(|_| i + 1 == self.config.layers);
             x = block.layer(&x, &*self.layers.layer(i)?, &Tokens { batch, rotation, tail }, cache);
         }
-        let places: Vec<u32> = rows.iter().map(|&row| tail.as_ref().map_or(row, |tail| tail.place(row))).collect();
+        let places = places(tail.as_ref(), rows.iter().copied());
         let x = b.rms_norm(&b.gather(&x, &places), &self.ends.norm, self.config.rms_norm_eps as f32);
         let [logits] =
             b.linear(&block.operand(&x, Role::HeadActivation), [Linear { weight: &self.ends.head, bias: None }]);

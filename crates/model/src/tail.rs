@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use half::bf16;
-use microscale_tensor::{Matrix, Rotation};
+use microscale_tensor::Rotation;
 
 use crate::batch::Batch;
 
@@ -35,23 +34,26 @@ impl Tail {
         if rows.len() == batch.tokens() {
             return None;
         }
-        let rotation = Rotation { cos: gather(&rotation.cos, &rows), sin: gather(&rotation.sin, &rows) };
+        let rotation = Rotation { cos: rotation.cos.gather(&rows), sin: rotation.sin.gather(&rows) };
         Some(Tail { rows, sequences, rotation })
     }
 
     /// Where a row of the batch is among these.
-    pub(crate) fn place(&self, row: u32) -> u32 {
+    fn place(&self, row: u32) -> u32 {
         self.rows.partition_point(|&other| other < row) as u32
     }
 }
 
-fn gather(matrix: &Matrix, rows: &[u32]) -> Matrix {
-    let values: Vec<bf16> = rows.iter().flat_map(|&row| matrix.row(row as usize)).copied().collect();
-    Matrix::new(rows.len(), matrix.columns(), values)
+/// Where rows of the batch are among those that the last layer leaves: `tail`, or all of them.
+pub(crate) fn places(tail: Option<&Tail>, rows: impl IntoIterator<Item = u32>) -> Vec<u32> {
+    rows.into_iter().map(|row| tail.map_or(row, |tail| tail.place(row))).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+    use microscale_tensor::Matrix;
+
     use super::*;
 
     /// Rows 0 to 3, 4 and 5, which follow them, and 6 to 8.

@@ -11,7 +11,7 @@ use crate::divergence::{Scored, divergences};
 use crate::prefix::{Layout, Sharing};
 use crate::row_weights::{Origin, RowWeights};
 use crate::shelf::{Place, Shelf};
-use crate::tail::Tail;
+use crate::tail::{Tail, places};
 use crate::weights::Layer;
 use crate::{Divergence, Error, Outcome, Request, Role};
 
@@ -148,10 +148,8 @@ impl<'a, B: Backend> Travel<'a, B> {
     /// The shelf's file cannot be read.
     pub(crate) fn unload(&self, one: &Travelling<B>, shelf: &mut Shelf<'_, B>) -> Result<Vec<B::Activation>, Error> {
         let rows = one.states.iter().enumerate().map(|(position, state)| {
-            let mut places = self.layout(one, position).places.concat();
-            if let Some(tail) = &one.tails[self.own[position]] {
-                places.iter_mut().for_each(|row| *row = tail.place(*row));
-            }
+            let rows = self.layout(one, position).places.concat();
+            let places = places(one.tails[self.own[position]].as_ref(), rows);
             shelf.show(state, |state| self.origin.backend.gather(state, &places))
         });
         rows.collect()

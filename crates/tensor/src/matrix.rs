@@ -47,6 +47,15 @@ impl Matrix {
         &mut self.values[i * self.columns..][..self.columns]
     }
 
+    /// A matrix of these rows, in this order.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn gather(&self, rows: &[u32]) -> Matrix {
+        let values = rows.iter().flat_map(|&i| self.row(i as usize)).copied().collect();
+        Matrix::new(rows.len(), self.columns, values)
+    }
+
     /// All values, row by row.
     pub fn values(&self) -> &[bf16] {
         &self.values

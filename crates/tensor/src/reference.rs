@@ -248,8 +248,7 @@ impl Backend for Reference {
     }
 
     fn gather(&self, x: &Matrix, rows: &[u32]) -> Matrix {
-        let values = rows.iter().flat_map(|&i| x.row(i as usize)).copied().collect();
-        Matrix::new(rows.len(), x.columns(), values)
+        x.gather(rows)
     }
 
     fn rms_norm(&self, x: &Matrix, weight: &[bf16], eps: f32) -> Matrix {

@@ -1,0 +1,214 @@
+//! Every way of quantizing against the definition in `formats`.
+
+use super::*;
+use crate::cpu::kernel::extent::unit;
+use crate::cpu::kernel::operand::pairs_of_floats;
+use crate::cpu::kernel::sides::{StepBytes, TILE};
+use crate::cpu::simd;
+use crate::cpu::simd::codes::{BYTE_BIAS, is_small_integer};
+use crate::cpu::simd::tiles::Lanes;
+use microscale_formats::quantize_block;
+
+/// The lowest bit of an integer, as a number.
+fn lowest_bit(x: f32) -> f64 {
+    let x = x.abs() as u64;
+    if x == 0 { f64::INFINITY } else { (x & x.wrapping_neg()) as f64 }
+}
+
+/// Every format and rule, on wild bit patterns: equal to the reference in every value and scale.
+#[test]
+fn equals_the_reference() {
+    let mut state = 9u64;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 32) as u32
+    };
+    for element in ElementFormat::ALL {
+        for scale_rule in ScaleRule::ALL {
+            let format = BlockFormat { element, block_size: 32, scale_rule };
+            let quantizer = Quantizer::new(format);
+            for round in 0..400 {
+                let center = next() % 250;
+                let mut block: [f32; 32] = std::array::from_fn(|_| {
+                    let exponent = if round % 4 == 0 { next() % 255 } else { (center + next() % 12).min(254) };
+                    let fraction = if round % 2 == 0 { next() & 0x7F_FFFF } else { next() & 0x78_0000 };
+                    f32::from_bits((next() & 0x8000_0000) | exponent << 23 | fraction)
+                });
+                if round % 50 == 7 {
+                    block = [0.0; 32];
+                }
+                if round % 50 == 8 {
+                    block[5] = f32::NAN;
+                }
+                let mut codes = [0; 32];
+                let scale = quantize_block(&block, element, scale_rule, &mut codes);
+                let mut packed = vec![0; 32 * element.bits() as usize / 8];
+                let mut found = [E8M0(9)];
+                for isa in Isa::available() {
+                    quantizer.encode_row(isa, &block, &mut packed, &mut found);
+                    assert_eq!(found[0], scale, "{format:?} {isa} of {block:?}");
+                    assert_eq!(
+                        packed,
+                        microscale_formats::pack(&codes, element.bits()),
+                        "{format:?} {isa} of {block:?}"
+                    );
+                }
+                // The way to values starts from bf16, and codes of those are found in another way.
+                let mut values = block.map(microscale_formats::round_to_bf16);
+                let scale = quantize_block(&values, element, scale_rule, &mut codes);
+                let halves = values.map(half::bf16::from_f32);
+                let expected = microscale_formats::pack(&codes, element.bits());
+                for isa in Isa::available() {
+                    quantizer.encode_row(isa, &halves, &mut packed, &mut found);
+                    assert_eq!((found[0], &packed), (scale, &expected), "{format:?} {isa} of {values:?}");
+                }
+                let block = std::slice::from_ref(&halves);
+                let to = (&mut packed[..], &mut found[..]);
+                match element.bits() {
+                    4 => quantizer.encode_words::<_, _, 4>(simd::scalar(), block, to.0, to.1),
+                    6 => quantizer.encode_words::<_, _, 6>(simd::scalar(), block, to.0, to.1),
+                    _ => quantizer.encode_words::<_, _, 8>(simd::scalar(), block, to.0, to.1),
+                }
+                assert_eq!((found[0], &packed), (scale, &expected), "{format:?} of {values:?}");
+                let lanes: [u32; LANES] =
+                    std::array::from_fn(|i| values[2 * i].to_bits() >> 16 | values[2 * i + 1].to_bits() & HIGH);
+                let mut again = values;
+                let (power, norm) = dispatch!(Isa::best(), simd => {
+                    let (pairs, scale) = quantizer.pairs(simd, simd.load_pairs(&lanes));
+                    let mut lanes = [0; LANES];
+                    simd.store_pairs(pairs, &mut lanes);
+                    for (i, lane) in lanes.into_iter().enumerate() {
+                        (values[2 * i], values[2 * i + 1]) =
+                            (f32::from_bits(lane << 16), f32::from_bits(lane & HIGH));
+                    }
+                    let power = quantizer.block(simd, &mut again);
+                    assert_eq!(again.map(f32::to_bits), values.map(f32::to_bits));
+                    assert!(power == scale || power.is_nan());
+                    (power, quantizer.norm(simd, pairs, 1.0 / unit(element)))
+                });
+                for (i, (&value, &code)) in values.iter().zip(&codes).enumerate() {
+                    assert_eq!(value, element.decode(code), "{format:?} {:?} of {block:?}", block[i]);
+                }
+                let zero = values.iter().all(|&x| x == 0.0);
+                assert!(
+                    power.to_bits() == scale.value().to_bits() || (scale.value().is_nan() && power.is_nan()) || zero
+                );
+                let lowest = |x: f32| f64::from(unit(element)) * lowest_bit(x / unit(element));
+                let divisor = values.iter().map(|&x| lowest(x)).fold(f64::INFINITY, f64::min);
+                let exact = values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt() / divisor;
+                assert!(norm.is_infinite() || zero || (f64::from(norm) / exact - 1.0).abs() < 1e-4, "{norm}, {exact}");
+                assert!(zero || f64::from(norm) >= exact, "{norm} of {values:?}");
+            }
+        }
+    }
+}
+
+/// Steps of some rows: equal to the reference in every format and rule, on every instruction set, and where a block among
+/// them is not like the others.
+#[test]
+fn steps_equal_the_reference() {
+    let mut state = 3u64;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 32) as u32
+    };
+    let (mut side_by_side, mut in_bytes) = (0, 0);
+    for (element, scale_rule) in
+        ElementFormat::ALL.into_iter().flat_map(|e| ScaleRule::ALL.into_iter().map(move |rule| (e, rule)))
+    {
+        let format = BlockFormat { element, block_size: BLOCK, scale_rule };
+        let quantizer = Quantizer::new(format);
+        for round in 0..150 {
+            let rows = 1 + next() as usize % TILE;
+            let mut blocks = vec![[0f32; BLOCK]; rows];
+            for block in &mut blocks {
+                let center = if round % 8 == 0 { 1 + next() % 240 } else { 100 + next() % 40 };
+                let spread = 1 + next() % 20;
+                *block = std::array::from_fn(|_| {
+                    let exponent = (center + next() % spread).min(254);
+                    f32::from_bits((next() & 0x8000_0000) | exponent << 23 | (next() & 0x7F_0000))
+                });
+            }
+            let special = next() as usize % rows;
+            match round % 10 {
+                1 => blocks[special] = [0.0; BLOCK],
+                2 => blocks[special][next() as usize % BLOCK] = [f32::NAN, f32::INFINITY][round / 10 % 2],
+                3 => blocks[special] = blocks[special].map(|x| f32::from_bits(x.to_bits() & 0x807F_0000)),
+                4 => blocks[special][7] = f32::from_bits(254 << 23 | 0x7F_0000),
+                5 => blocks[special][..30].fill(-0.0),
+                _ => {}
+            }
+            let expected: Vec<([f32; BLOCK], E8M0)> = blocks
+                .iter()
+                .map(|block| {
+                    let mut codes = [0; BLOCK];
+                    let scale = quantize_block(block, element, scale_rule, &mut codes);
+                    (codes.map(|code| element.decode(code)), scale)
+                })
+                .collect();
+            let raw: Vec<Lanes> = blocks
+                .iter()
+                .map(|b| Lanes(std::array::from_fn(|i| b[2 * i].to_bits() >> 16 | b[2 * i + 1].to_bits() & HIGH)))
+                .collect();
+            let moderate = expected.iter().all(|(_, scale)| (80..=170).contains(&scale.0));
+            let check = |lanes: &[Lanes], powers: [f32; TILE], scaled: bool, by: &str| {
+                for ((lanes, power), (values, scale)) in lanes.iter().zip(powers).zip(&expected) {
+                    let zero = values.iter().all(|&x| x == 0.0);
+                    let same = power.to_bits() == scale.value().to_bits();
+                    assert!(
+                        same || power.is_nan() && *scale == E8M0::NAN || zero,
+                        "{format:?} {by}: {power}, {scale:?}"
+                    );
+                    for (i, value) in values.iter().enumerate() {
+                        let found =
+                            f32::from_bits(if i % 2 == 0 { lanes.0[i / 2] << 16 } else { lanes.0[i / 2] & HIGH });
+                        let value = if *scale == E8M0::NAN { 0.0 } else { *value };
+                        let expected = if scaled { value * scale.value() } else { value };
+                        assert_eq!(found, expected, "{format:?} {by}, {scaled}, {blocks:?}");
+                    }
+                }
+                assert!(powers[rows..].iter().all(|&power| power == 1.0));
+            };
+            for scaled in [false, true] {
+                if scaled && !moderate {
+                    continue;
+                }
+                for isa in Isa::available() {
+                    let mut lanes = raw.clone();
+                    let powers = dispatch!(isa, simd => quantizer.step(simd, &mut lanes, scaled));
+                    check(&lanes, powers, scaled, isa.name());
+                }
+                let mut lanes = raw.clone();
+                if let Some(powers) = quantizer.step_in_words(simd::scalar(), &mut lanes, scaled) {
+                    check(&lanes, powers, scaled, "words");
+                    side_by_side += 1;
+                }
+            }
+            if !moderate || !is_small_integer(element) {
+                continue;
+            }
+            let mut check_bytes = |bytes: [StepBytes; TILE], powers: Option<[f32; TILE]>, by: &str| {
+                let Some(powers) = powers else { return };
+                let lanes: Vec<Lanes> = bytes.map(|bytes| Lanes(pairs_of_floats(&bytes.values()))).into();
+                check(&lanes[..rows], powers, true, by);
+                for (r, bytes) in bytes.iter().enumerate() {
+                    let sum: i32 = bytes.quads.iter().flat_map(|q| q.to_le_bytes()).map(|b| i32::from(b as i8)).sum();
+                    assert_eq!(bytes.start, -BYTE_BIAS * sum, "{format:?} {by}, row {r}");
+                }
+                in_bytes += 1;
+            };
+            for isa in Isa::available() {
+                let mut bytes = [StepBytes::default(); TILE];
+                let powers = dispatch!(isa, simd => {
+                    simd.words().and_then(|words| quantizer.step_in_bytes(words, &raw, &mut bytes))
+                });
+                check_bytes(bytes, powers, isa.name());
+            }
+            let mut bytes = [StepBytes::default(); TILE];
+            let powers = quantizer.step_in_bytes(simd::scalar(), &raw, &mut bytes);
+            check_bytes(bytes, powers, "scalar words");
+        }
+    }
+    assert!(side_by_side > 5000, "{side_by_side} of the steps were regular");
+    assert!(in_bytes > 1000, "{in_bytes} of them were bytes");
+}
