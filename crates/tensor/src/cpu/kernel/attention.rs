@@ -195,7 +195,7 @@ impl Task<'_> {
         let (dim, group) = (self.a.keys_values.head_dim, self.group());
         w.queries.fill(
             simd,
-            ([queries.rows, TILE], dim),
+            ([queries.rows, room(configured, queries.rows)], dim),
             (self.a.query, uses_in_tiles(configured, self.head.keys.format)),
             #[inline(always)]
             |r, step, to| {
@@ -267,7 +267,7 @@ impl Task<'_> {
         let Workspace { scores, stride, weights, .. } = w;
         weights.fill(
             simd,
-            ([queries.rows, TILE], seen),
+            ([queries.rows, room(configured, queries.rows)], seen),
             (self.a.weights, uses_in_tiles(configured, values.format)),
             // Weights are zero past their token, up to the end of its step.
             #[inline(always)]
@@ -347,6 +347,11 @@ impl Task<'_> {
         }
         blocks
     }
+}
+
+/// Rows that operands have room for: all of a tile for tiles, else those that complete a few.
+fn room(configured: Option<&Configured>, rows: usize) -> usize {
+    if configured.is_some() && rows > FEW { TILE } else { rows.next_power_of_two() }
 }
 
 /// What products with keys or values need: norms, where tiles may serve.

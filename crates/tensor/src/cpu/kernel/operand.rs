@@ -238,26 +238,35 @@ impl Tile {
         let mut all = std::mem::take(&mut self.lanes);
         all.resize(steps * self.stride, Lanes::ZERO);
         self.make_room(steps, uses);
-        for (step, lanes) in all.chunks_exact_mut(self.stride).enumerate() {
-            for (r, lanes) in lanes[..rows].iter_mut().enumerate() {
-                pairs(r, step, &mut lanes.0);
-            }
-            lanes[rows..].fill(Lanes::ZERO);
-            let powers = quantizer.step(simd, &mut lanes[..rows], scaled);
-            range.add(&powers);
-            let units = if scaled { powers.map(|power| unit * power) } else { [unit; TILE] };
-            if checked {
-                let mut norms = [0.0; TILE];
-                for r in 0..rows {
-                    norms[r] = quantizer.norm(simd, simd.load_pairs(&lanes[r].0), 1.0 / units[r]);
+        // Of few rows several steps are quantized side by side, as the rows of a tile are.
+        let together = TILE / self.stride;
+        for (group, lanes) in all.chunks_mut(together * self.stride).enumerate() {
+            for (s, lanes) in lanes.chunks_exact_mut(self.stride).enumerate() {
+                for (r, lanes) in lanes[..rows].iter_mut().enumerate() {
+                    pairs(r, group * together + s, &mut lanes.0);
                 }
-                self.norms.push(norms);
+                lanes[rows..].fill(Lanes::ZERO);
             }
-            if uses.bytes || uses.words {
-                let worth = powers.map(|power| unit * power);
-                self.write_integers(simd, (step, lanes), (&units, &worth), uses);
+            let count = if together == 1 { rows } else { lanes.len() };
+            let group_powers = quantizer.step(simd, &mut lanes[..count], scaled);
+            range.add(&group_powers);
+            for (s, lanes) in lanes.chunks_exact(self.stride).enumerate() {
+                let mut powers = [1.0; TILE];
+                powers[..rows].copy_from_slice(&group_powers[s * self.stride..][..rows]);
+                let units = if scaled { powers.map(|power| unit * power) } else { [unit; TILE] };
+                if checked {
+                    let mut norms = [0.0; TILE];
+                    for r in 0..rows {
+                        norms[r] = quantizer.norm(simd, simd.load_pairs(&lanes[r].0), 1.0 / units[r]);
+                    }
+                    self.norms.push(norms);
+                }
+                if uses.bytes || uses.words {
+                    let worth = powers.map(|power| unit * power);
+                    self.write_integers(simd, (group * together + s, lanes), (&units, &worth), uses);
+                }
+                self.powers.push(if scaled { [1.0; TILE] } else { powers });
             }
-            self.powers.push(if scaled { [1.0; TILE] } else { powers });
         }
         self.lanes = all;
         range.extent(format.element)

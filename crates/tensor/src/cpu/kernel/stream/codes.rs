@@ -3,6 +3,8 @@
 #![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
 
 use std::ops::Range;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::compiler_fence;
 
 use super::super::linear::Product;
 use super::super::panels::{GROUP, Packed, PanelScales, step_codes};
@@ -220,6 +222,9 @@ impl<const P: usize> Sides<'_, P> {
                             f(here[p], quad, p);
                         },
                     );
+                    // The compiler gathers what a whole step loads at its beginning, more than there are registers for:
+                    // memory is then asked in bursts, and what came is put aside.
+                    compiler_fence(SeqCst);
                 },
             );
         }
