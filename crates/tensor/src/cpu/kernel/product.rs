@@ -95,11 +95,12 @@ fn multiply_inlined<S: Simd, const P: usize>(
         let steps = span.start / STEP..span.end / STEP;
         if rows == (0..TILE) {
             let scaled = !x.is_unscaled() || w.iter().any(|w| w.scales.is_some());
-            for (first, p) in [0, HALF].into_iter().flat_map(|first| (0..P).map(move |p| (first, p))) {
+            let all = (w, std::array::from_fn(|p| p));
+            for first in [0, HALF] {
                 if scaled {
-                    add_steps::<S, P, 1, HALF, true>(simd, (x, first), (w, [p]), steps.clone(), totals);
+                    add_steps::<S, P, P, HALF, true>(simd, (x, first), all, steps.clone(), totals);
                 } else {
-                    add_steps::<S, P, 1, HALF, false>(simd, (x, first), (w, [p]), steps.clone(), totals);
+                    add_steps::<S, P, P, HALF, false>(simd, (x, first), all, steps.clone(), totals);
                 }
             }
         } else {
