@@ -87,7 +87,8 @@ fn linear(bencher: Bencher<'_, '_>, [w, x]: [&str; 2], rows: usize, count: usize
     });
 }
 
-/// Queries of 32 heads, keys and values of 8, 64 features each: all tokens at once, or one after `tokens` others.
+/// Queries of 32 heads, keys and values of 8, 64 features each: all tokens at once, or one after `tokens` others, in eight
+/// layers one after another.
 #[divan::bench(args = [("bf16", 4096, false), ("fp6_e3m2", 4096, false), ("bf16", 4096, true), ("fp6_e3m2", 4096, true)], sample_count = 5)]
 fn attention(bencher: Bencher<'_, '_>, (name, tokens, last): (&str, usize, bool)) {
     let cpu = cpu();
@@ -99,12 +100,18 @@ fn attention(bencher: Bencher<'_, '_>, (name, tokens, last): (&str, usize, bool)
     let (k, v) = (random(tokens, kv_heads * head_dim), random(tokens + 1, kv_heads * head_dim));
     let v = Matrix::new(tokens, kv_heads * head_dim, v.values()[kv_heads * head_dim..].to_vec());
     cpu.append(&mut [&mut cache], &k, &v, std::slice::from_ref(&(0..tokens)));
-    let rows = if last { 1 } else { tokens };
+    let (rows, layers) = if last { (1, 8) } else { (tokens, 1) };
+    // Several, so that one token finds none of them in a cache.
+    let caches = vec![cache; layers];
     let q = random(rows, heads * head_dim);
     let seen = if last { tokens } else { tokens * (tokens + 1) / 2 };
-    bencher
-        .counter(ItemsCount::new(4 * seen * heads * head_dim))
-        .bench_local(|| black_box(cpu.attention(black_box(&q), &[&cache], std::slice::from_ref(&(0..rows)), &options)));
+    bencher.counter(ItemsCount::new(4 * seen * heads * head_dim * layers)).bench_local(|| {
+        cpu.session(|| {
+            for cache in &caches {
+                black_box(cpu.attention(black_box(&q), &[cache], std::slice::from_ref(&(0..rows)), &options));
+            }
+        });
+    });
 }
 
 const FORMATS: [&str; 6] = ["fp8_e5m2", "fp8_e4m3", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1", "int8"];

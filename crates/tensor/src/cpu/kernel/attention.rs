@@ -14,6 +14,7 @@ use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::scores::{Root, Straight};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use super::softmax::softmax;
+use super::spare::{Reusable, Spare, capacity};
 use crate::cpu::simd::tiles::{Configured, Tiles};
 use crate::cpu::simd::{Isa, Simd, dispatch};
 use crate::reference::PLAIN_CHUNK;
@@ -89,7 +90,7 @@ pub(in crate::cpu) fn attention(
     let results: Vec<Vec<bf16>> = tasks
         .par_iter()
         .with_min_len(least)
-        .map_init(Workspace::default, |workspace, task| dispatch!(isa, simd => task.run(simd, tiles, workspace)))
+        .map_init(Borrowed::new, |workspace, task| dispatch!(isa, simd => task.run(simd, tiles, &mut workspace.0)))
         .collect();
     let mut out = Matrix::zeros(q.rows(), q.columns());
     for (task, result) in tasks.into_iter().zip(results) {
@@ -123,6 +124,32 @@ struct Workspace {
     scores: Vec<f32>,
     stride: usize,
     weights: Tile,
+}
+
+/// At most what some threads need for a context of 32,768 tokens.
+static SPARE: Spare<Workspace> = Spare::new(16 << 20);
+
+impl Reusable for Workspace {
+    fn capacity(&self) -> usize {
+        let Workspace { queries, scores, weights, .. } = self;
+        queries.capacity() + capacity(scores) + weights.capacity()
+    }
+}
+
+/// A workspace that another call may have used and that the next may use: with a long context its memory is so large that
+/// the system would take it back in between.
+struct Borrowed(Workspace);
+
+impl Borrowed {
+    fn new() -> Borrowed {
+        Borrowed(SPARE.take(1).pop().unwrap_or_default())
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        SPARE.give(vec![std::mem::take(&mut self.0)]);
+    }
 }
 
 /// A tile of queries: `group` query heads of one token, then those of the next.
@@ -167,7 +194,7 @@ impl Task<'_> {
         let count = self.rows.len() * group;
         let configured = tiles.map(Tiles::configure);
         w.stride = (self.position + self.rows.len()).next_multiple_of(2 * PANEL);
-        w.scores.resize(w.scores.len().max(TILE * w.stride), 0.0);
+        w.scores.resize(w.scores.len().max(TILE.min(count) * w.stride), 0.0);
         let mut out = vec![bf16::ZERO; count * dim];
         for (tile, out) in out.chunks_mut(TILE * dim).enumerate() {
             let first = tile * TILE;

@@ -107,10 +107,7 @@ fn bytes_of_floats<S: Simd>(simd: S, elements: S::Pairs, units: f32) -> ([u32; Q
     let [even, odd] = simd.floats(elements);
     let (even, odd) = (simd.mul(even, simd.splat(units)), simd.mul(odd, simd.splat(units)));
     let byte = simd.splat_pairs(0xFF);
-    let [low, high] = [even, odd].map(
-        #[inline(always)]
-        |x| simd.and(low_bits(simd, x), byte),
-    );
+    let (low, high) = (simd.and(low_bits(simd, even), byte), simd.and(low_bits(simd, odd), byte));
     let mut pairs = [0; LANES];
     simd.store_pairs(simd.or(low, simd.shift_left(high, 8)), &mut pairs);
     let mut quads = [0; QUADS];
@@ -129,10 +126,8 @@ pub(super) fn step_words<S: Simd>(simd: S, elements: &Lanes, unit: f32) -> Lanes
         Some(words) => words.store_pairs(signed_words(words, elements, unit), &mut lanes.0),
         None => {
             let units = simd.splat(1.0 / unit);
-            let [even, odd] = simd.floats(simd.load_pairs(&elements.0)).map(
-                #[inline(always)]
-                |x| low_bits(simd, simd.mul(x, units)),
-            );
+            let [even, odd] = simd.floats(simd.load_pairs(&elements.0));
+            let (even, odd) = (low_bits(simd, simd.mul(even, units)), low_bits(simd, simd.mul(odd, units)));
             simd.store_pairs(simd.or(simd.and(even, simd.splat_pairs(0xFFFF)), simd.shift_left(odd, 16)), &mut lanes.0);
         }
     }

@@ -18,6 +18,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::extent::Extent;
+use super::linear::FEW;
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use crate::cpu::simd::tiles::{Configured, Lanes, Step, Sums};
 use crate::cpu::simd::{LANES, Simd};
@@ -147,6 +148,9 @@ fn multiply_inlined<S: Simd, const P: usize>(
     }
 }
 
+/// Few rows are done with a step before the next has come from memory, so they ask for one that comes later.
+const AHEAD_STEPS: usize = 2;
+
 /// Half a tile's rows, of which the sums and the totals fit the registers.
 pub(super) const HALF: usize = TILE / 2;
 
@@ -167,14 +171,25 @@ fn add_steps<S: Simd, const P: usize, const Q: usize, const R: usize, const SCAL
             own[r][q] = simd.load(&totals[r][which[q]]);
         }
     }
+    let last = steps.end.saturating_sub(1);
     for step in steps {
         let rows = x.rows::<R>(step, first);
+        let next = (step + AHEAD_STEPS).min(last);
+        let mut ahead = [w[which[0]].step(next); Q];
+        for q in 1..Q {
+            ahead[q] = w[which[q]].step(next);
+        }
         let mut outputs = [w[which[0]].step(step); Q];
         for q in 1..Q {
             outputs[q] = w[which[q]].step(step);
         }
         let mut sums = [[simd.splat(0.0); Q]; R];
         for pair in 0..LANES {
+            if R <= FEW {
+                for q in 0..Q {
+                    simd.fetch(&ahead[q][pair]);
+                }
+            }
             let mut w = [simd.load_pairs(&outputs[0][pair].0); Q];
             for q in 1..Q {
                 w[q] = simd.load_pairs(&outputs[q][pair].0);
@@ -248,6 +263,7 @@ impl<const P: usize> Chunk<'_, P> {
     fn sums<S: Simd, const R: usize>(&self, simd: S, rows: &[usize; R]) -> [[S::F32; P]; R] {
         let mut sums = [[simd.splat(0.0); P]; R];
         let (start, end) = (self.range.start / 2, self.range.end / 2);
+        let last = end.div_ceil(LANES).saturating_sub(1);
         let mut x = [&[0; LANES]; R];
         let mut w = [self.w[0].step(start / LANES); P];
         for step in start / LANES..end.div_ceil(LANES) {
@@ -256,6 +272,13 @@ impl<const P: usize> Chunk<'_, P> {
             }
             for p in 0..P {
                 w[p] = self.w[p].step(step);
+                if R <= FEW {
+                    let ahead = self.w[p].step((step + AHEAD_STEPS).min(last));
+                    ahead.iter().for_each(
+                        #[inline(always)]
+                        |line| simd.fetch(line),
+                    );
+                }
             }
             let pairs = start.max(step * LANES) - step * LANES..end.min((step + 1) * LANES) - step * LANES;
             if pairs.len() == LANES {

@@ -3,6 +3,7 @@
 #![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
 
 use super::bf16::rounded;
+use super::linear::FEW;
 use super::sides::{PANEL, STEP, WPanel, XTile};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
@@ -149,6 +150,11 @@ impl Straight<'_> {
 
 #[inline(always)]
 fn add_pair<S: Simd, const R: usize>(simd: S, x: &[Lanes; R], w: [&Step; 2], pair: usize, sums: &mut [[S::F32; 2]; R]) {
+    // Few rows are done with a line before the next has come from memory.
+    if R <= FEW {
+        simd.prefetch(&w[0][pair]);
+        simd.prefetch(&w[1][pair]);
+    }
     let w = [simd.load_pairs(&w[0][pair].0), simd.load_pairs(&w[1][pair].0)];
     for r in 0..R {
         let x = simd.splat_pairs(x[r].0[pair]);

@@ -68,6 +68,43 @@ impl Avx2 {
             _mm256_or_si256(_mm256_srli_epi32::<16>(even), odd)
         }
     }
+
+    /// The values of half a quad of codes of 4 or 6 bits.
+    #[inline(always)]
+    fn decode_half<const BITS: usize>(
+        self,
+        table: &CodeTable,
+        halves: &[[u8; 32]],
+        quad: usize,
+        half: usize,
+    ) -> [__m256i; 2] {
+        // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32, and 16 from tables of 128.
+        unsafe {
+            let load = |bytes: usize| _mm256_loadu_si256(halves[2 * bytes + half].as_ptr().cast());
+            let masked = |x, mask| _mm256_and_si256(x, _mm256_set1_epi8(mask));
+            let codes = match BITS {
+                4 if quad.is_multiple_of(2) => masked(load(quad / 2), 15),
+                4 => masked(_mm256_srli_epi16::<4>(load(quad / 2)), 15),
+                _ if quad % 4 < 3 => masked(load(quad / 4 * 3 + quad % 4), 63),
+                _ => {
+                    let first = quad / 4 * 3;
+                    let low = masked(_mm256_srli_epi16::<6>(load(first)), 3);
+                    let middle = masked(_mm256_srli_epi16::<4>(load(first + 1)), 12);
+                    let high = masked(_mm256_srli_epi16::<2>(load(first + 2)), 48);
+                    _mm256_or_si256(low, _mm256_or_si256(middle, high))
+                }
+            };
+            let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+            // A look-up has 16 entries; where the index is outside them its sign bit makes the result zero.
+            for i in 0..if BITS == 4 { 1 } else { 4 } {
+                let from_part = _mm256_sub_epi8(codes, _mm256_set1_epi8(16 * i as i8));
+                let index = _mm256_adds_epu8(from_part, _mm256_set1_epi8(0x70));
+                low = _mm256_or_si256(low, _mm256_shuffle_epi8(self.part(&table.halves.low, i), index));
+                high = _mm256_or_si256(high, _mm256_shuffle_epi8(self.part(&table.halves.high, i), index));
+            }
+            [_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)]
+        }
+    }
 }
 
 /// What [`Simd::prefetch_past`] does on all of these machines.
@@ -78,6 +115,19 @@ pub(super) fn prefetch_past<T>(here: &T, skips: [usize; 2]) {
     unsafe {
         _mm_prefetch::<_MM_HINT_T0>(here.wrapping_add(AHEAD[0] + skips[0]));
         _mm_prefetch::<_MM_HINT_T1>(here.wrapping_add(AHEAD[1] + skips[1]));
+    }
+}
+
+/// [`Simd::dot`] of half the lanes.
+#[inline(always)]
+fn dot_half(x: __m256i, w: __m256i, sum: __m256) -> __m256 {
+    // SAFETY: called with a proof of AVX2 and FMA at hand only.
+    unsafe {
+        let mask = _mm256_set1_epi32(0xFFFF_0000_u32 as i32);
+        let [high_x, high_w] = [_mm256_and_si256(x, mask), _mm256_and_si256(w, mask)];
+        let [low_x, low_w] = [_mm256_slli_epi32::<16>(x), _mm256_slli_epi32::<16>(w)];
+        let sum = _mm256_fmadd_ps(_mm256_castsi256_ps(high_x), _mm256_castsi256_ps(high_w), sum);
+        _mm256_fmadd_ps(_mm256_castsi256_ps(low_x), _mm256_castsi256_ps(low_w), sum)
     }
 }
 
@@ -161,13 +211,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn dot(self, x: Self::Pairs, w: Self::Pairs, sum: Self::F32) -> Self::F32 {
-        // SAFETY: `self` proves AVX2 and FMA.
-        std::array::from_fn(|i| unsafe {
-            let mask = _mm256_set1_epi32(0xFFFF_0000_u32 as i32);
-            let high = |x| _mm256_castsi256_ps(_mm256_and_si256(x, mask));
-            let low = |x| _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
-            _mm256_fmadd_ps(low(x[i]), low(w[i]), _mm256_fmadd_ps(high(x[i]), high(w[i]), sum[i]))
-        })
+        [dot_half(x[0], w[0], sum[0]), dot_half(x[1], w[1], sum[1])]
     }
     #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
@@ -176,36 +220,9 @@ impl Simd for Avx2 {
             let [first, second] = [self.decode_8(table, &halves[2 * quad]), self.decode_8(table, &halves[2 * quad + 1])];
             return [[first[0], second[0]], [first[1], second[1]]];
         }
-        // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32, and 16 from tables of 128.
-        unsafe {
-            let load = |bytes: usize, half: usize| _mm256_loadu_si256(halves[2 * bytes + half].as_ptr().cast());
-            let masked = |x, mask| _mm256_and_si256(x, _mm256_set1_epi8(mask));
-            let codes = |half| match BITS {
-                4 if quad.is_multiple_of(2) => masked(load(quad / 2, half), 15),
-                4 => masked(_mm256_srli_epi16::<4>(load(quad / 2, half)), 15),
-                _ if quad % 4 < 3 => masked(load(quad / 4 * 3 + quad % 4, half), 63),
-                _ => {
-                    let first = quad / 4 * 3;
-                    let low = masked(_mm256_srli_epi16::<6>(load(first, half)), 3);
-                    let middle = masked(_mm256_srli_epi16::<4>(load(first + 1, half)), 12);
-                    let high = masked(_mm256_srli_epi16::<2>(load(first + 2, half)), 48);
-                    _mm256_or_si256(low, _mm256_or_si256(middle, high))
-                }
-            };
-            let values: [[__m256i; 2]; 2] = std::array::from_fn(|half| {
-                let codes = codes(half);
-                let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-                // A look-up has 16 entries; where the index is outside them its sign bit makes the result zero.
-                for i in 0..if BITS == 4 { 1 } else { 4 } {
-                    let from_part = _mm256_sub_epi8(codes, _mm256_set1_epi8(16 * i as i8));
-                    let index = _mm256_adds_epu8(from_part, _mm256_set1_epi8(0x70));
-                    low = _mm256_or_si256(low, _mm256_shuffle_epi8(self.part(&table.halves.low, i), index));
-                    high = _mm256_or_si256(high, _mm256_shuffle_epi8(self.part(&table.halves.high, i), index));
-                }
-                [_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)]
-            });
-            [[values[0][0], values[1][0]], [values[0][1], values[1][1]]]
-        }
+        let first = self.decode_half::<BITS>(table, halves, quad, 0);
+        let second = self.decode_half::<BITS>(table, halves, quad, 1);
+        [[first[0], second[0]], [first[1], second[1]]]
     }
     #[inline(always)]
     fn fetch<T>(self, at: &T) {

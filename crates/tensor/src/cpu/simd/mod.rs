@@ -17,8 +17,14 @@ macro_rules! lanewise {
     };
     (@ 1, $f:expr, $a:ident) => { $f($a) };
     (@ 1, $f:expr, $a:ident, $b:ident) => { $f($a, $b) };
-    (@ $n:tt, $f:expr, $a:ident) => { std::array::from_fn(#[inline(always)] |i| $f($a[i])) };
-    (@ $n:tt, $f:expr, $a:ident, $b:ident) => { std::array::from_fn(#[inline(always)] |i| $f($a[i], $b[i])) };
+    // Written out: what calls a closure for every element is now and then a function of its own, compiled without these
+    // instructions, and each of them becomes a call.
+    (@ 2, $f:expr, $a:ident) => { [$f($a[0]), $f($a[1])] };
+    (@ 2, $f:expr, $a:ident, $b:ident) => { [$f($a[0], $b[0]), $f($a[1], $b[1])] };
+    (@ 4, $f:expr, $a:ident) => { [$f($a[0]), $f($a[1]), $f($a[2]), $f($a[3])] };
+    (@ 4, $f:expr, $a:ident, $b:ident) => {
+        [$f($a[0], $b[0]), $f($a[1], $b[1]), $f($a[2], $b[2]), $f($a[3], $b[3])]
+    };
 }
 pub(in crate::cpu) mod codes;
 mod scalar;

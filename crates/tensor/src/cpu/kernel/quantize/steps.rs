@@ -64,16 +64,11 @@ impl Quantizer {
         let inverses = bytes.map(|byte| f32::from_bits((254 - byte) << 23));
         for (r, row) in rows.iter_mut().enumerate() {
             let inverse = simd.splat(inverses[r]);
-            let mut halves = simd.floats(simd.load_pairs(&row.0)).map(
-                #[inline(always)]
-                |x| self.values(simd, x, inverse),
-            );
+            let [even, odd] = simd.floats(simd.load_pairs(&row.0));
+            let mut halves = [self.values(simd, even, inverse), self.values(simd, odd, inverse)];
             if scaled {
                 let scale = simd.splat(powers[r]);
-                halves = halves.map(
-                    #[inline(always)]
-                    |x| simd.mul(x, scale),
-                );
+                halves = [simd.mul(halves[0], scale), simd.mul(halves[1], scale)];
             }
             simd.store_pairs(joined(simd, halves), &mut row.0);
         }
