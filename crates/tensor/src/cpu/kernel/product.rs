@@ -263,7 +263,6 @@ impl<const P: usize> Chunk<'_, P> {
     fn sums<S: Simd, const R: usize>(&self, simd: S, rows: &[usize; R]) -> [[S::F32; P]; R] {
         let mut sums = [[simd.splat(0.0); P]; R];
         let (start, end) = (self.range.start / 2, self.range.end / 2);
-        let last = end.div_ceil(LANES).saturating_sub(1);
         let mut x = [&[0; LANES]; R];
         let mut w = [self.w[0].step(start / LANES); P];
         for step in start / LANES..end.div_ceil(LANES) {
@@ -272,13 +271,9 @@ impl<const P: usize> Chunk<'_, P> {
             }
             for p in 0..P {
                 w[p] = self.w[p].step(step);
-                if R <= FEW {
-                    let ahead = self.w[p].step((step + AHEAD_STEPS).min(last));
-                    ahead.iter().for_each(
-                        #[inline(always)]
-                        |line| simd.fetch(line),
-                    );
-                }
+            }
+            if R <= FEW {
+                self.fetch(simd, step + AHEAD_STEPS);
             }
             let pairs = start.max(step * LANES) - step * LANES..end.min((step + 1) * LANES) - step * LANES;
             if pairs.len() == LANES {
@@ -292,6 +287,17 @@ impl<const P: usize> Chunk<'_, P> {
             }
         }
         sums
+    }
+
+    /// Asks for the lines of a step, or of the last one.
+    #[inline(always)]
+    fn fetch<S: Simd>(&self, simd: S, step: usize) {
+        let last = self.range.end.div_ceil(STEP).saturating_sub(1);
+        for w in self.w {
+            for line in w.step(step.min(last)) {
+                simd.fetch(line);
+            }
+        }
     }
 
     /// As [`add_elements`](Self::add_elements), where all pairs are whole: these rows (of which some may be the same) side
