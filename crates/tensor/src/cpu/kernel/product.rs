@@ -14,6 +14,8 @@
 
 #![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
 
+mod steps;
+
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -22,6 +24,7 @@ use super::linear::FEW;
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use crate::cpu::simd::tiles::{Configured, Lanes, Step, Sums};
 use crate::cpu::simd::{LANES, Simd};
+use steps::add_steps;
 
 /// The totals of a tile by `P` panels: f32, before bias and rounding.
 #[derive(Clone, Copy)]
@@ -37,6 +40,12 @@ impl<const P: usize> Totals<P> {
         self.0[first..].first_chunk_mut().expect("a tile has two halves")
     }
 }
+
+/// Half a tile's rows, whose sums with two panels fit the registers.
+pub(super) const HALF: usize = TILE / 2;
+
+/// Few rows are done with a step before the next has come from memory, so they ask for one that comes later.
+const AHEAD_STEPS: usize = 2;
 
 /// How a product is summed.
 #[derive(Clone, Copy)]
@@ -96,23 +105,21 @@ fn multiply_inlined<S: Simd, const P: usize>(
         let steps = span.start / STEP..span.end / STEP;
         if rows == (0..TILE) {
             let scaled = !x.is_unscaled() || w.iter().any(|w| w.scales.is_some());
-            let all = (w, std::array::from_fn(|p| p));
             for first in [0, HALF] {
                 if scaled {
-                    add_steps::<S, P, P, HALF, true>(simd, (x, first), all, steps.clone(), totals);
+                    add_steps::<S, P, HALF, true>(simd, (x, first), w, steps.clone(), totals);
                 } else {
-                    add_steps::<S, P, P, HALF, false>(simd, (x, first), all, steps.clone(), totals);
+                    add_steps::<S, P, HALF, false>(simd, (x, first), w, steps.clone(), totals);
                 }
             }
         } else {
-            let all = (w, std::array::from_fn(|p| p));
             for row in rows.clone().step_by(4) {
                 let (some, steps) = ((x, row), steps.clone());
                 match rows.end - row {
-                    1 => add_steps::<S, P, P, 1, true>(simd, some, all, steps, totals),
-                    2 => add_steps::<S, P, P, 2, true>(simd, some, all, steps, totals),
-                    3 => add_steps::<S, P, P, 3, true>(simd, some, all, steps, totals),
-                    _ => add_steps::<S, P, P, 4, true>(simd, some, all, steps, totals),
+                    1 => add_steps::<S, P, 1, true>(simd, some, w, steps, totals),
+                    2 => add_steps::<S, P, 2, true>(simd, some, w, steps, totals),
+                    3 => add_steps::<S, P, 3, true>(simd, some, w, steps, totals),
+                    _ => add_steps::<S, P, 4, true>(simd, some, w, steps, totals),
                 }
             }
         }
@@ -148,78 +155,6 @@ fn multiply_inlined<S: Simd, const P: usize>(
     }
 }
 
-/// Few rows are done with a step before the next has come from memory, so they ask for one that comes later.
-const AHEAD_STEPS: usize = 2;
-
-/// Half a tile's rows, of which the sums and the totals fit the registers.
-pub(super) const HALF: usize = TILE / 2;
-
-/// Steps that are chunks, of `R` rows from `first` on by `Q` of the panels. Totals stay in registers; scales are taken for 1
-/// unless they are `SCALED`.
-#[inline(always)]
-fn add_steps<S: Simd, const P: usize, const Q: usize, const R: usize, const SCALED: bool>(
-    simd: S,
-    (x, first): (&XTile<'_>, usize),
-    (w, which): (&[WPanel<'_>; P], [usize; Q]),
-    steps: Range<usize>,
-    totals: &mut Totals<P>,
-) {
-    let totals: &mut [_; R] = totals.0[first..].first_chunk_mut().expect("rows of a tile");
-    let mut own = [[simd.splat(0.0); Q]; R];
-    for r in 0..R {
-        for q in 0..Q {
-            own[r][q] = simd.load(&totals[r][which[q]]);
-        }
-    }
-    let last = steps.end.saturating_sub(1);
-    for step in steps {
-        let rows = x.rows::<R>(step, first);
-        let next = (step + AHEAD_STEPS).min(last);
-        let mut ahead = [w[which[0]].step(next); Q];
-        for q in 1..Q {
-            ahead[q] = w[which[q]].step(next);
-        }
-        let mut outputs = [w[which[0]].step(step); Q];
-        for q in 1..Q {
-            outputs[q] = w[which[q]].step(step);
-        }
-        let mut sums = [[simd.splat(0.0); Q]; R];
-        for pair in 0..LANES {
-            if R <= FEW {
-                for q in 0..Q {
-                    simd.fetch(&ahead[q][pair]);
-                }
-            }
-            let mut w = [simd.load_pairs(&outputs[0][pair].0); Q];
-            for q in 1..Q {
-                w[q] = simd.load_pairs(&outputs[q][pair].0);
-            }
-            for r in 0..R {
-                let x = simd.splat_pairs(rows[r].0[pair]);
-                for q in 0..Q {
-                    sums[r][q] = simd.dot(x, w[q], sums[r][q]);
-                }
-            }
-        }
-        for q in 0..Q {
-            let w = simd.load(w[which[q]].power(step * STEP).unwrap_or(&[1.0; PANEL]));
-            for r in 0..R {
-                own[r][q] = if SCALED {
-                    let power = simd.mul(w, simd.splat(x.power(step * STEP, first + r)));
-                    simd.fma(sums[r][q], power, own[r][q])
-                } else {
-                    simd.add(sums[r][q], own[r][q])
-                };
-            }
-        }
-    }
-    for r in 0..R {
-        for q in 0..Q {
-            simd.store(own[r][q], &mut totals[r][which[q]]);
-        }
-    }
-}
-
 /// `R` rows from `first` on, the last one repeated where there are fewer.
 #[inline(always)]
 fn rows_from<const R: usize>(first: usize, end: usize) -> [usize; R] {
@@ -228,6 +163,16 @@ fn rows_from<const R: usize>(first: usize, end: usize) -> [usize; R] {
         *row = (first + r).min(end - 1);
     }
     rows
+}
+
+/// Pairs of a span that complete a step at its beginning, the whole steps, and the pairs of a last one. Loops of their own keep
+/// sums in the same registers from one whole step to the next.
+#[inline(always)]
+pub(super) fn steps_of(pairs: Range<usize>) -> [Range<usize>; 3] {
+    let whole = pairs.start.div_ceil(LANES)..pairs.end / LANES;
+    let first = pairs.start..pairs.end.min(whole.start * LANES);
+    let last = first.end.max(whole.end * LANES)..pairs.end;
+    [first, whole, last]
 }
 
 /// One chunk along k of both sides.
@@ -262,31 +207,50 @@ impl<const P: usize> Chunk<'_, P> {
     #[inline(always)]
     fn sums<S: Simd, const R: usize>(&self, simd: S, rows: &[usize; R]) -> [[S::F32; P]; R] {
         let mut sums = [[simd.splat(0.0); P]; R];
-        let (start, end) = (self.range.start / 2, self.range.end / 2);
-        let mut x = [&[0; LANES]; R];
-        let mut w = [self.w[0].step(start / LANES); P];
-        for step in start / LANES..end.div_ceil(LANES) {
-            for r in 0..R {
-                x[r] = self.x.row(step, rows[r]);
-            }
-            for p in 0..P {
-                w[p] = self.w[p].step(step);
-            }
+        let [first, whole, last] = steps_of(self.range.start / 2..self.range.end / 2);
+        self.add_pairs(simd, rows, first, &mut sums);
+        for step in whole {
             if R <= FEW {
                 self.fetch(simd, step + AHEAD_STEPS);
             }
-            let pairs = start.max(step * LANES) - step * LANES..end.min((step + 1) * LANES) - step * LANES;
-            if pairs.len() == LANES {
-                for pair in 0..LANES {
-                    add_pair(simd, &x, &w, pair, &mut sums);
-                }
-            } else {
-                for pair in pairs {
-                    add_pair(simd, &x, &w, pair, &mut sums);
-                }
+            let (x, w) = self.step(rows, step);
+            for pair in 0..LANES {
+                add_pair(simd, &x, &w, pair, &mut sums);
             }
         }
+        self.add_pairs(simd, rows, last, &mut sums);
         sums
+    }
+
+    /// Adds the products of some pairs of one step.
+    #[inline(always)]
+    fn add_pairs<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        rows: &[usize; R],
+        pairs: Range<usize>,
+        sums: &mut [[S::F32; P]; R],
+    ) {
+        if pairs.is_empty() {
+            return;
+        }
+        let (x, w) = self.step(rows, pairs.start / LANES);
+        for pair in pairs {
+            add_pair(simd, &x, &w, pair % LANES, sums);
+        }
+    }
+
+    /// The pairs of these rows and of all panels in a step.
+    #[inline(always)]
+    fn step<const R: usize>(&self, rows: &[usize; R], step: usize) -> ([&[u32; LANES]; R], [&Step; P]) {
+        let (mut x, mut w) = ([&[0; LANES]; R], [self.w[0].step(step); P]);
+        for r in 0..R {
+            x[r] = self.x.row(step, rows[r]);
+        }
+        for p in 1..P {
+            w[p] = self.w[p].step(step);
+        }
+        (x, w)
     }
 
     /// Asks for the lines of a step, or of the last one.
@@ -547,5 +511,22 @@ fn add_some_in_order<S: Simd, const R: usize>(
     for r in 0..R {
         let (step, row) = which[r];
         simd.store(new[r], &mut sums[step].0[row]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_falls_into_steps() {
+        for start in 0..3 * LANES {
+            for end in start..4 * LANES {
+                let [first, whole, last] = steps_of(start..end);
+                let pairs = first.clone().chain(whole.start * LANES..whole.end * LANES).chain(last.clone());
+                assert!(pairs.eq(start..end), "{start}..{end}");
+                assert!(first.len() < LANES && last.len() < LANES, "{start}..{end}");
+            }
+        }
     }
 }

@@ -2,9 +2,12 @@
 
 #![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
 
+use std::ops::Range;
+
 use super::bf16::rounded;
 use super::linear::FEW;
-use super::sides::{PANEL, STEP, WPanel, XTile};
+use super::product::steps_of;
+use super::sides::{PANEL, WPanel, XTile};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
 
@@ -61,13 +64,11 @@ impl Straight<'_> {
     /// that complete a few are computed with them.
     #[inline(always)]
     pub(super) fn scores<S: Simd>(&self, simd: S, w: &[WPanel<'_>; 2], rows: usize, (to, stride): (&mut [f32], usize)) {
-        // Of several chunks, totals take up registers too.
-        let most = if self.k > self.chunk { S::ROWS.div_ceil(2) } else { S::ROWS };
         let mut row = 0;
         while row < rows {
             let to = (&mut to[row * stride..], stride);
             let left = rows - row;
-            row += match most.min(left.next_power_of_two()) {
+            row += match S::ROWS.min(left.next_power_of_two()) {
                 1 => self.rows::<S, 1>(simd, w, (row, left), to),
                 2 => self.rows::<S, 2>(simd, w, (row, left), to),
                 4 => self.rows::<S, 4>(simd, w, (row, left), to),
@@ -119,19 +120,15 @@ impl Straight<'_> {
         let x = self.x;
         let end = self.k.min(start + self.chunk);
         let mut sums = [[simd.splat(0.0); 2]; R];
-        for step in start / STEP..end.div_ceil(STEP) {
+        let [begun, whole, last] = steps_of(start / 2..end / 2);
+        self.add_pairs(simd, w, (first, begun), &mut sums);
+        for step in whole {
             let (rows, outputs) = (x.rows::<R>(step, first), [w[0].step(step), w[1].step(step)]);
-            let pairs = (start.max(step * STEP) - step * STEP) / 2..(end.min((step + 1) * STEP) - step * STEP) / 2;
-            if pairs.len() == LANES {
-                for pair in 0..LANES {
-                    add_pair(simd, rows, outputs, pair, &mut sums);
-                }
-            } else {
-                for pair in pairs {
-                    add_pair(simd, rows, outputs, pair, &mut sums);
-                }
+            for pair in 0..LANES {
+                add_pair(simd, rows, outputs, pair, &mut sums);
             }
         }
+        self.add_pairs(simd, w, (first, last), &mut sums);
         let scaled = !x.is_unscaled() || w[0].scales.is_some();
         for p in 0..2 {
             let power = simd.load(w[p].power(start).unwrap_or(&[1.0; PANEL]));
@@ -145,6 +142,25 @@ impl Straight<'_> {
             }
         }
         totals
+    }
+
+    /// Adds the products of some pairs of one step.
+    #[inline(always)]
+    fn add_pairs<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        w: &[WPanel<'_>; 2],
+        (first, pairs): (usize, Range<usize>),
+        sums: &mut [[S::F32; 2]; R],
+    ) {
+        if pairs.is_empty() {
+            return;
+        }
+        let step = pairs.start / LANES;
+        let (rows, outputs) = (self.x.rows::<R>(step, first), [w[0].step(step), w[1].step(step)]);
+        for pair in pairs {
+            add_pair(simd, rows, outputs, pair % LANES, sums);
+        }
     }
 }
 

@@ -1,0 +1,73 @@
+//! Chunks that are steps, one after another.
+
+#![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
+
+use std::ops::Range;
+
+use super::{AHEAD_STEPS, Totals};
+use crate::cpu::kernel::linear::FEW;
+use crate::cpu::kernel::sides::{PANEL, STEP, WPanel, XTile};
+use crate::cpu::simd::{LANES, Simd};
+
+/// Adds the products of `R` rows from `first` on with all panels to the totals. These stay in registers if there are enough;
+/// half a tile by two panels takes all for its sums, and a load and a store of every total once per step is then less than the
+/// loads of one panel at a time. Scales are taken for 1 unless they are `SCALED`.
+#[inline(always)]
+pub(super) fn add_steps<S: Simd, const P: usize, const R: usize, const SCALED: bool>(
+    simd: S,
+    (x, first): (&XTile<'_>, usize),
+    w: &[WPanel<'_>; P],
+    steps: Range<usize>,
+    totals: &mut Totals<P>,
+) {
+    let totals: &mut [_; R] = totals.0[first..].first_chunk_mut().expect("rows of a tile");
+    let mut own = [[simd.splat(0.0); P]; R];
+    for r in 0..R {
+        for p in 0..P {
+            own[r][p] = simd.load(&totals[r][p]);
+        }
+    }
+    let last = steps.end.saturating_sub(1);
+    for step in steps {
+        let rows = x.rows::<R>(step, first);
+        let next = (step + AHEAD_STEPS).min(last);
+        let (mut outputs, mut ahead) = ([w[0].step(step); P], [w[0].step(next); P]);
+        for p in 1..P {
+            (outputs[p], ahead[p]) = (w[p].step(step), w[p].step(next));
+        }
+        let mut sums = [[simd.splat(0.0); P]; R];
+        for pair in 0..LANES {
+            if R <= FEW {
+                for p in 0..P {
+                    simd.fetch(&ahead[p][pair]);
+                }
+            }
+            let mut w = [simd.load_pairs(&outputs[0][pair].0); P];
+            for p in 1..P {
+                w[p] = simd.load_pairs(&outputs[p][pair].0);
+            }
+            for r in 0..R {
+                let x = simd.splat_pairs(rows[r].0[pair]);
+                for p in 0..P {
+                    sums[r][p] = simd.dot(x, w[p], sums[r][p]);
+                }
+            }
+        }
+        for p in 0..P {
+            let w = simd.load(w[p].power(step * STEP).unwrap_or(&[1.0; PANEL]));
+            for r in 0..R {
+                own[r][p] = if SCALED {
+                    let power = simd.mul(w, simd.splat(x.power(step * STEP, first + r)));
+                    simd.fma(sums[r][p], power, own[r][p])
+                } else {
+                    simd.add(sums[r][p], own[r][p])
+                };
+            }
+        }
+    }
+    for r in 0..R {
+        for p in 0..P {
+            simd.store(own[r][p], &mut totals[r][p]);
+        }
+    }
+}
