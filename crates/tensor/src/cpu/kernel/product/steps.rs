@@ -37,6 +37,7 @@ pub(super) fn add_steps<S: Simd, const P: usize, const R: usize, const SCALED: b
         }
         let mut sums = [[simd.splat(0.0); P]; R];
         for pair in 0..LANES {
+            // Line by line: a step's asked for at once, as a longer chunk does, took 9 % longer here.
             if R <= FEW {
                 for p in 0..P {
                     simd.fetch(&ahead[p][pair]);

@@ -9,6 +9,14 @@ use crate::cpu::simd::codes::{BYTE_BIAS, is_small_integer};
 use crate::cpu::simd::tiles::Lanes;
 use microscale_formats::quantize_block;
 
+/// Any bits, the same every time.
+fn random(mut state: u64) -> impl FnMut() -> u32 {
+    move || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 32) as u32
+    }
+}
+
 /// The lowest bit of an integer, as a number.
 fn lowest_bit(x: f32) -> f64 {
     let x = x.abs() as u64;
@@ -18,11 +26,7 @@ fn lowest_bit(x: f32) -> f64 {
 /// Every format and rule, on wild bit patterns: equal to the reference in every value and scale.
 #[test]
 fn equals_the_reference() {
-    let mut state = 9u64;
-    let mut next = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 32) as u32
-    };
+    let mut next = random(9);
     for element in ElementFormat::ALL {
         for scale_rule in ScaleRule::ALL {
             let format = BlockFormat { element, block_size: 32, scale_rule };
@@ -107,11 +111,7 @@ fn equals_the_reference() {
 /// them is not like the others.
 #[test]
 fn steps_equal_the_reference() {
-    let mut state = 3u64;
-    let mut next = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 32) as u32
-    };
+    let mut next = random(3);
     let (mut side_by_side, mut in_bytes) = (0, 0);
     for (element, scale_rule) in
         ElementFormat::ALL.into_iter().flat_map(|e| ScaleRule::ALL.into_iter().map(move |rule| (e, rule)))
