@@ -85,6 +85,13 @@ impl ElementFormat {
     /// Every format, widest range first.
     pub const ALL: [ElementFormat; 6] = [E5M2, E4M3, E3M2, E2M3, E2M1, INT8];
 
+    /// Which of [`ALL`](Self::ALL) it is. By its bits, which no other has: to compare formats is to compare their names too.
+    #[inline]
+    pub fn index(self) -> usize {
+        let bits = |f: &ElementFormat| (f.exponent_bits, f.mantissa_bits);
+        Self::ALL.iter().position(|f| bits(f) == bits(&self)).unwrap_or_default()
+    }
+
     /// The format of this name or alias, in any case.
     pub fn from_name(name: &str) -> Option<ElementFormat> {
         Self::ALL.into_iter().find(|f| f.names().any(|n| n.eq_ignore_ascii_case(name)))
@@ -147,6 +154,7 @@ impl ElementFormat {
     }
 
     /// Largest finite value.
+    #[inline]
     pub fn max(self) -> f32 {
         self.magnitude(self.max_code())
     }
@@ -175,6 +183,7 @@ impl ElementFormat {
     }
 
     /// Value of a code without its sign.
+    #[inline]
     fn magnitude(self, code: u32) -> f32 {
         if code > self.max_code() {
             let infinite = self.encoding == Encoding::Ieee && code == self.max_code() + 1;
@@ -299,6 +308,7 @@ impl Rounding {
 }
 
 /// 2^e, for −1022 ≤ e ≤ 1023.
+#[inline]
 pub(crate) fn exp2(e: i32) -> f64 {
     debug_assert!((-1022..=1023).contains(&e));
     f64::from_bits(((e + 1023) as u64) << 52)
@@ -312,6 +322,11 @@ fn exponent_of(a: f64) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn formats_know_their_places() {
+        assert_eq!(ElementFormat::ALL.map(ElementFormat::index), [0, 1, 2, 3, 4, 5]);
+    }
 
     /// The table of the OCP specification: bits, bias, emax, max, min normal, min subnormal.
     #[test]

@@ -16,7 +16,7 @@ use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use super::softmax::softmax;
 use super::spare::{Reusable, Spare, capacity};
 use crate::cpu::simd::tiles::{Configured, Tiles};
-use crate::cpu::simd::{Isa, Simd, dispatch};
+use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
 use crate::reference::PLAIN_CHUNK;
 use crate::{Attention, BlockFormat, Matrix};
 
@@ -87,18 +87,33 @@ pub(in crate::cpu) fn attention(
     let work: usize = tasks.iter().map(|t| t.rows.len() * t.tokens).sum();
     let least = (FEW_SCORES * tasks.len() / (group * work).max(1)).max(1);
     let tiles = isa.tiles();
-    let results: Vec<Vec<bf16>> = tasks
-        .par_iter()
-        .with_min_len(least)
-        .map_init(Borrowed::new, |workspace, task| dispatch!(isa, simd => task.run(simd, tiles, &mut workspace.0)))
+    // The results of one task after those of another: in a row of the matrix are those of several.
+    let mut results = Matrix::zeros(q.rows(), q.columns());
+    let mut rest = results.values_mut();
+    let parts: Vec<&mut [bf16]> = tasks
+        .iter()
+        .map(|task| rest.split_off_mut(..task.rows.len() * group * dim).expect("every query has one result"))
         .collect();
+    tasks.par_iter().zip(parts).with_min_len(least).for_each_init(
+        || SPARE.borrow(),
+        |workspace, (task, out)| dispatch!(isa, simd => task.run(simd, tiles, workspace, out)),
+    );
     let mut out = Matrix::zeros(q.rows(), q.columns());
-    for (task, result) in tasks.into_iter().zip(results) {
-        for (i, row) in task.rows.zip(result.chunks_exact(group * dim)) {
-            out.row_mut(i)[task.kv_head * group * dim..][..group * dim].copy_from_slice(row);
+    let mut results = results.values().chunks_exact(group * dim);
+    for task in tasks {
+        for (i, result) in task.rows.zip(&mut results) {
+            copy(result, &mut out.row_mut(i)[task.kv_head * group * dim..][..group * dim]);
         }
     }
     out
+}
+
+/// Copies a result. Those of small heads are not worth a call.
+fn copy(from: &[bf16], to: &mut [bf16]) {
+    match (from.try_into(), to.try_into()) {
+        (Ok(from), Ok(to)) => *<&mut [bf16; PANEL]>::from(to) = *<&[bf16; PANEL]>::from(from),
+        _ => to.copy_from_slice(from),
+    }
 }
 
 /// Consecutive queries, all query heads of one key/value head.
@@ -126,29 +141,14 @@ struct Workspace {
     weights: Tile,
 }
 
-/// At most what some threads need for a context of 32,768 tokens.
+/// At most what some threads need for a context of 32,768 tokens: with a long one memory is so large that the system would
+/// take it back between two calls.
 static SPARE: Spare<Workspace> = Spare::new(16 << 20);
 
 impl Reusable for Workspace {
     fn capacity(&self) -> usize {
         let Workspace { queries, scores, weights, .. } = self;
         queries.capacity() + capacity(scores) + weights.capacity()
-    }
-}
-
-/// A workspace that another call may have used and that the next may use: with a long context its memory is so large that
-/// the system would take it back in between.
-struct Borrowed(Workspace);
-
-impl Borrowed {
-    fn new() -> Borrowed {
-        Borrowed(SPARE.take(1).pop().unwrap_or_default())
-    }
-}
-
-impl Drop for Borrowed {
-    fn drop(&mut self) {
-        SPARE.give(vec![std::mem::take(&mut self.0)]);
     }
 }
 
@@ -187,15 +187,14 @@ impl Task<'_> {
         self.a.heads / self.a.keys_values.heads
     }
 
-    /// The result for every query: `[token][head of the group][head_dim]`.
+    /// Writes the result for every query: `[token][head of the group][head_dim]`.
     #[inline(always)]
-    fn run<S: Simd>(&self, simd: S, tiles: Option<Tiles>, w: &mut Workspace) -> Vec<bf16> {
+    fn run<S: Simd>(&self, simd: S, tiles: Option<Tiles>, w: &mut Workspace, out: &mut [bf16]) {
         let (dim, group) = (self.a.keys_values.head_dim, self.group());
         let count = self.rows.len() * group;
         let configured = tiles.map(Tiles::configure);
         w.stride = (self.position + self.rows.len()).next_multiple_of(2 * PANEL);
         w.scores.resize(w.scores.len().max(TILE.min(count) * w.stride), 0.0);
-        let mut out = vec![bf16::ZERO; count * dim];
         for (tile, out) in out.chunks_mut(TILE * dim).enumerate() {
             let first = tile * TILE;
             let rows = TILE.min(count - first);
@@ -213,7 +212,6 @@ impl Task<'_> {
                 || self.mix(simd, configured.as_ref(), &queries, w, out),
             );
         }
-        out
     }
 
     /// The queries of a tile, quantized.
@@ -234,7 +232,7 @@ impl Task<'_> {
         );
     }
 
-    /// softmax(q·kᵀ/√d) of a tile into `w.scores`, each row over its own past, zero beyond it.
+    /// softmax(q·kᵀ/√d) of a tile into `w.scores`, each row over its own past, zero beyond it up to a whole panel.
     #[inline(always)]
     fn attention_weights<S: Simd>(
         &self,
@@ -274,9 +272,6 @@ impl Task<'_> {
             |position| position + 1,
         );
         softmax(&mut w.scores, w.stride, &pasts[..queries.rows]);
-        for (row, past) in w.scores.chunks_exact_mut(w.stride).zip(&pasts[..queries.rows]) {
-            row[*past..seen.next_multiple_of(STEP)].fill(0.0);
-        }
     }
 
     /// P·V of a tile, rounded to bf16.
@@ -296,11 +291,16 @@ impl Task<'_> {
             simd,
             ([queries.rows, room(configured, queries.rows)], seen),
             (self.a.weights, uses_in_tiles(configured, values.format)),
-            // Weights are zero past their token, up to the end of its step.
+            // Weights are zero past their token.
             #[inline(always)]
             |r, step, to| {
                 let row = scores[r * *stride..][..*stride].as_chunks().0;
                 *to = pairs_of_floats(&row[step]);
+                match (queries.positions[r] / PANEL + 1).saturating_sub(step * (STEP / PANEL)) {
+                    0 => *to = [0; LANES],
+                    1 => to.as_chunks_mut::<{ LANES / 2 }>().0[1] = [0; LANES / 2],
+                    _ => {}
+                }
             },
         );
         let x = weights.view(self.a.weights);
@@ -483,7 +483,6 @@ impl<'a> Product<'a> {
         (span, rows): (Range<usize>, usize),
         totals: &mut Totals<P>,
     ) {
-        totals.0[..rows].fill([[0.0; PANEL]; P]);
         let mut rest = 0;
         if let Some(configured) = self.configured.filter(|_| rows > FEW) {
             rest = span.end / STEP * STEP;

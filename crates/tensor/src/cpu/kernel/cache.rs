@@ -10,7 +10,7 @@ use super::operand::{step_of, write_pairs};
 use super::panels::ZERO;
 use super::quantize::Quantizer;
 use super::sides::{PANEL, STEP, Scales, TILE, WPanel};
-use super::spare::{Reusable, Spare, capacity};
+use super::spare::{Reusable, Spare, capacity, make_room};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
 use crate::{BlockFormat, KeyValueLayout};
@@ -50,7 +50,7 @@ struct Memory {
 }
 
 /// Of a small model there are many short caches, one after another.
-static SPARE: Spare<Memory> = Spare::new(8 << 20);
+static SPARE: Spare<Memory> = Spare::new(16 << 20);
 
 impl Reusable for Memory {
     fn capacity(&self) -> usize {
@@ -92,8 +92,12 @@ impl Laid {
 
     /// Becomes another, in the memory that is there.
     fn copy(&mut self, other: &Laid) {
-        self.steps.clone_from(&other.steps);
-        self.powers.clone_from(&other.powers);
+        self.clear();
+        // With a little more, since a copy is made to be appended to.
+        make_room(&mut self.steps, other.steps.len() + other.steps.len() / 4);
+        self.steps.extend_from_slice(&other.steps);
+        make_room(&mut self.powers, other.powers.len() + other.powers.len() / 4);
+        self.powers.extend_from_slice(&other.powers);
     }
 }
 
@@ -193,7 +197,9 @@ impl Keys {
         let steps = self.dim.div_ceil(STEP);
         let blocks = self.format.map_or(0, |f| self.dim.div_ceil(f.block_size));
         let panels = (first + count).div_ceil(PANEL);
+        make_room(&mut self.laid.steps, panels * steps);
         self.laid.steps.resize(panels * steps, ZERO);
+        make_room(&mut self.laid.powers, panels * blocks);
         self.laid.powers.resize(panels * blocks, [1.0; PANEL]);
         match self.format {
             Some(format) if format.block_size != STEP => self.append_blocks(simd, format, first, count, key),
@@ -330,7 +336,9 @@ impl Values {
         value: impl Fn(usize) -> &'a [bf16],
     ) {
         let panels = self.dim.div_ceil(PANEL);
-        self.laid.steps.resize((tokens.end.div_ceil(STEP) - self.first_step) * panels, ZERO);
+        let steps = (tokens.end.div_ceil(STEP) - self.first_step) * panels;
+        make_room(&mut self.laid.steps, steps);
+        self.laid.steps.resize(steps, ZERO);
         for panel in 0..panels {
             let features = panel * PANEL..self.dim.min((panel + 1) * PANEL);
             let of = (panel, panels);

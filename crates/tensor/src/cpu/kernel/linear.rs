@@ -12,6 +12,7 @@ use super::operand::Operand;
 use super::panels::{Panels, Scratch};
 use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
+use super::spare::{Reusable, Spare, capacity};
 use super::stream;
 use super::words::multiply_words;
 use crate::cpu::simd::tiles::{Configured, Tiles};
@@ -54,9 +55,12 @@ pub(in crate::cpu) fn linear<const N: usize>(isa: Isa, x: &Operand, weights: [Li
         .flat_map(|(product, out)| strips(out, pairs).into_iter().map(move |strip| (product, strip)))
         .collect();
     let least = (TASK / (x.rows * x.k * 2 * PANEL * pairs).max(1)).max(1);
-    tasks.into_par_iter().with_min_len(least).for_each_init(Room::default, |room, (product, strip)| {
-        product.strip(isa, strip, room);
-    });
+    tasks.into_par_iter().with_min_len(least).for_each_init(
+        || SPARE.borrow(),
+        |room, (product, strip)| {
+            product.strip(isa, strip, room);
+        },
+    );
     out
 }
 
@@ -92,6 +96,17 @@ struct Room {
     sums: Vec<Totals<2>>,
     /// `[pair of panels][tile]`.
     totals: Vec<Totals<2>>,
+}
+
+/// At most what four threads need with weights in packed formats.
+static SPARE: Spare<Room> = Spare::new(8 << 20);
+
+impl Reusable for Room {
+    fn capacity(&self) -> usize {
+        let Room { decoded, floats, sums, totals } = self;
+        let decoded: usize = decoded.as_flattened().iter().map(Scratch::capacity).sum();
+        decoded + capacity(floats) + capacity(sums) + capacity(totals)
+    }
 }
 
 /// One weight's product.
@@ -223,7 +238,8 @@ impl<'a> Product<'a> {
         add: impl Fn(&Block<'_>, Range<usize>, &mut Room),
     ) {
         for (block, tiles) in self.tiles.chunks(TILES).enumerate() {
-            room.totals.resize(tiles.len() * pairs.len(), Totals::ZERO);
+            let totals = tiles.len() * pairs.len();
+            room.totals.resize(totals.max(room.totals.len()), Totals::ZERO);
             // Whole chunks and whole steps; f32 take chunks in parts.
             let unit = match self.way {
                 Way::Floats => STEP.max(self.w.block_size().unwrap_or(STEP)),
@@ -395,9 +411,6 @@ impl<'a> Product<'a> {
         span: Range<usize>,
         totals: &mut Totals<2>,
     ) {
-        if span.start == 0 {
-            *totals = Totals::ZERO;
-        }
         let end = if self.chunk.is_multiple_of(2) { span.end.next_multiple_of(2) } else { span.end };
         multiply(simd, x, w, *order, (span.start..end, 0..TILE.min(rows)), totals);
     }

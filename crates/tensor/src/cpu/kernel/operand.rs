@@ -412,13 +412,23 @@ pub(in crate::cpu) fn write_pairs(values: &[bf16], to: &mut [u32; LANES]) {
         return;
     }
     *to = [0; LANES];
-    let (whole, rest) = values.as_chunks::<2>();
-    for (pair, [even, odd]) in to.iter_mut().zip(whole) {
-        *pair = u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;
+    // A loop over all would be a call of a copy, of which a head of a few features is not worth one.
+    let (eights, rest) = values.as_chunks::<8>();
+    for (i, four) in to.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        if let Some(eight) = eights.get(i) {
+            for (pair, [even, odd]) in four.iter_mut().zip(eight.as_chunks::<2>().0) {
+                *pair = pair_of(*even, *odd);
+            }
+        }
     }
-    if let [last] = rest {
-        to[whole.len()] = u32::from(last.to_bits());
+    for (pair, values) in to[4 * eights.len()..].iter_mut().zip(rest.chunks(2)) {
+        *pair = pair_of(values[0], *values.get(1).unwrap_or(&bf16::ZERO));
     }
+}
+
+#[inline(always)]
+fn pair_of(even: bf16, odd: bf16) -> u32 {
+    u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16
 }
 
 /// Values that are bf16, as pairs.

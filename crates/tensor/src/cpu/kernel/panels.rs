@@ -10,6 +10,7 @@ use super::bytes::{BytePanel, ByteStep};
 use super::extent::{Extent, limit, ratio, unit};
 use super::floats::{FloatPanel, FloatStep, float_lanes};
 use super::sides::{PANEL, STEP, Scales, WPanel};
+use super::spare::capacity;
 use super::words::WordPanel;
 use crate::buffer::Buffer;
 use crate::cpu::simd::codes::{CodeTable, QUAD, QUADS, pack_step, position};
@@ -523,4 +524,12 @@ pub(in crate::cpu) struct Scratch {
     bytes: Vec<ByteStep>,
     floats: Vec<FloatStep>,
     powers: Vec<[f32; LANES]>,
+}
+
+impl Scratch {
+    /// Bytes of memory, used or not.
+    pub(super) fn capacity(&self) -> usize {
+        let Scratch { steps, bytes, floats, powers } = self;
+        capacity(steps) + capacity(bytes) + capacity(floats) + capacity(powers)
+    }
 }

@@ -75,8 +75,8 @@ impl Order {
     }
 }
 
-/// Adds the products of elements `span` of these rows of `x` and of the panels `w` to the totals. `span` begins with
-/// a chunk, and ends with a pair if that is to be fast.
+/// Adds the products of elements `span` of these rows of `x` and of the panels `w` to the totals, which before element 0
+/// are taken for 0. `span` begins with a chunk, and ends with a pair if that is to be fast.
 #[inline(always)]
 pub(in crate::cpu) fn multiply<S: Simd, const P: usize>(
     simd: S,
@@ -175,6 +175,9 @@ pub(super) fn steps_of(pairs: Range<usize>) -> [Range<usize>; 3] {
     [first, whole, last]
 }
 
+/// What totals are before the first chunk.
+const NOTHING: [f32; PANEL] = [0.0; PANEL];
+
 /// One chunk along k of both sides.
 struct Chunk<'a, const P: usize> {
     x: &'a XTile<'a>,
@@ -187,13 +190,15 @@ impl<const P: usize> Chunk<'_, P> {
     #[inline(always)]
     fn add_rows<S: Simd, const R: usize>(&self, simd: S, rows: &[usize; R], totals: &mut Totals<P>) {
         let mut sums = self.sums(simd, rows);
+        let first = self.range.start == 0;
         // Totals are read before any is written, so that a repeated row is not added twice.
         for p in 0..P {
             let w = self.w[p].power(self.range.start);
             let w = simd.load(w.unwrap_or(&[1.0; PANEL]));
             for r in 0..R {
                 let power = simd.mul(w, simd.splat(self.x.power(self.range.start, rows[r])));
-                sums[r][p] = simd.fma(sums[r][p], power, simd.load(&totals.0[rows[r]][p]));
+                let before = if first { &NOTHING } else { &totals.0[rows[r]][p] };
+                sums[r][p] = simd.fma(sums[r][p], power, simd.load(before));
             }
         }
         for r in 0..R {
@@ -291,8 +296,10 @@ impl<const P: usize> Chunk<'_, P> {
         }
         // Totals are read before any is written, so that a repeated row is not added twice.
         let mut before = [[[0.0; PANEL]; P]; R];
-        for r in 0..R {
-            before[r] = totals.0[rows[r]];
+        if self.range.start > 0 {
+            for r in 0..R {
+                before[r] = totals.0[rows[r]];
+            }
         }
         for r in 0..R {
             let mut own = [[0.0; PANEL]; P];
@@ -321,6 +328,9 @@ impl<const P: usize> Chunk<'_, P> {
                     }
                 }
             }
+        }
+        if self.range.start == 0 {
+            *totals = [NOTHING; P];
         }
         self.add_scaled(row, &sums, totals);
     }

@@ -56,9 +56,8 @@ static KNOWN: LazyLock<Vec<Quantizer>> = LazyLock::new(|| {
 
 impl Quantizer {
     pub(crate) fn new(format: BlockFormat) -> Quantizer {
-        let element = ElementFormat::ALL.iter().position(|&element| element == format.element);
         let rule = ScaleRule::ALL.iter().position(|&rule| rule == format.scale_rule);
-        let known = element.zip(rule).and_then(|(element, rule)| KNOWN.get(element * ScaleRule::ALL.len() + rule));
+        let known = rule.and_then(|rule| KNOWN.get(format.element.index() * ScaleRule::ALL.len() + rule));
         let known = known.copied().unwrap_or_else(|| Quantizer::make(format));
         Quantizer { format: BlockFormat { block_size: format.block_size, ..known.format }, ..known }
     }

@@ -1,5 +1,7 @@
 //! Operations that work on one row at a time. Each equals its twin in [`crate::reference`].
 
+#![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
+
 use std::sync::LazyLock;
 
 use half::bf16;
@@ -116,12 +118,10 @@ pub(in crate::cpu) fn rope(isa: Isa, x: Matrix, rotation: &Rotation) -> Matrix {
         let (cos, sin) = (rotation.cos.row(i), rotation.sin.row(i));
         dispatch!(isa, simd => {
             let _ = simd;
-            if (dim / 2).is_multiple_of(QUARTER) && dim <= TOGETHER {
-                rotate_together(row, cos, sin);
-            } else {
-                for head in row.chunks_exact_mut(dim) {
-                    rotate(head, cos, sin);
-                }
+            match dim {
+                8 => rotate_small::<4>(row, cos, sin),
+                16 => rotate_small::<8>(row, cos, sin),
+                _ => row.chunks_exact_mut(dim).for_each(#[inline(always)] |head| rotate(head, cos, sin)),
             }
         });
     })
@@ -146,58 +146,35 @@ fn turn(x: f32, other: f32, cos: bf16, sin: bf16) -> bf16 {
     round(rounded(x * float(cos)) + rounded(other * float(sin)))
 }
 
-/// Features of one or several heads that are turned together, ...
-const TOGETHER: usize = 128;
-/// ... and of which what belongs together is copied.
-const QUARTER: usize = 4;
-
-/// Features, or what they turn with.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Features([bf16; TOGETHER]);
-
-/// [`rotate`] of all heads of a row, a few at a time: what they turn with is laid out beside them first, so that a vector
-/// may hold several.
+/// [`rotate`] of all heads of a row where these have `2 · HALF` features, of which a vector holds a few heads.
 #[inline(always)]
-fn rotate_together(row: &mut [bf16], cos: &[bf16], sin: &[bf16]) {
-    let none = Features([bf16::ZERO; TOGETHER]);
-    let [mut x, mut other, mut all_cos, mut all_sin] = [none; 4];
-    let dim = cos.len();
-    let some = row.len().min(TOGETHER / dim * dim);
-    for (to, from) in [(&mut all_cos, cos), (&mut all_sin, sin)] {
-        for head in to.0[..some].chunks_exact_mut(dim) {
-            copy(head, from, 0);
+fn rotate_small<const HALF: usize>(row: &mut [bf16], cos: &[bf16], sin: &[bf16]) {
+    let (cos, sin) = (&cos[..2 * HALF], &sin[..2 * HALF]);
+    let (mut all_cos, mut all_sin) = ([bf16::ZERO; VECTOR], [bf16::ZERO; VECTOR]);
+    for i in 0..VECTOR {
+        (all_cos[i], all_sin[i]) = (cos[i % (2 * HALF)], sin[i % (2 * HALF)]);
+    }
+    let (vectors, rest) = row.as_chunks_mut::<VECTOR>();
+    for vector in vectors {
+        let (mut x, mut other) = ([0.0; VECTOR], [0.0; VECTOR]);
+        for i in 0..VECTOR {
+            x[i] = float(vector[i]);
+        }
+        for i in 0..VECTOR {
+            other[i] = if i & HALF == 0 { -x[i + HALF] } else { x[i - HALF] };
+        }
+        for i in 0..VECTOR {
+            vector[i] = turn(x[i], other[i], all_cos[i], all_sin[i]);
         }
     }
-    for heads in row.chunks_mut(some) {
-        copy(&mut x.0[..heads.len()], heads, 0);
-        for (to, head) in other.0.chunks_exact_mut(dim).zip(heads.chunks_exact(dim)) {
-            let (first, second) = to.split_at_mut(dim / 2);
-            copy(first, &head[dim / 2..], 0x8000);
-            copy(second, head, 0);
-        }
-        let [x, other, cos, sin] =
-            [&mut x, &mut other, &mut all_cos, &mut all_sin].map(|f| f.0.as_chunks_mut::<16>().0);
-        for i in 0..heads.len().div_ceil(16) {
-            let (x, other, cos, sin) = (&mut x[i], &other[i], &cos[i], &sin[i]);
-            for j in 0..16 {
-                x[j] = turn(float(x[j]), float(other[j]), cos[j], sin[j]);
-            }
-        }
-        copy(heads, x.as_flattened(), 0);
-    }
+    rest.chunks_exact_mut(2 * HALF).for_each(
+        #[inline(always)]
+        |head| rotate(head, cos, sin),
+    );
 }
 
-/// Copies whole quarters, with the sign changed if that is its bit.
-#[inline(always)]
-fn copy(to: &mut [bf16], from: &[bf16], sign: u16) {
-    for (to, from) in to.as_chunks_mut::<QUARTER>().0.iter_mut().zip(from.as_chunks::<QUARTER>().0) {
-        *to = from.map(
-            #[inline(always)]
-            |x| bf16::from_bits(x.to_bits() ^ sign),
-        );
-    }
-}
+/// Features that are turned together.
+const VECTOR: usize = 16;
 
 pub(in crate::cpu) fn scores(isa: Isa, logits: &Matrix, targets: &[u32]) -> Vec<TokenScore> {
     assert_eq!(logits.rows(), targets.len(), "one target per row of logits");

@@ -1,5 +1,6 @@
 //! Memory of what is gone, for what is to come: to get new memory from the system takes longer than to fill it.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
 /// What holds memory that another of its kind can use.
@@ -11,6 +12,16 @@ pub(super) trait Reusable: Default {
 /// The bytes a vector has room for.
 pub(super) fn capacity<T>(vec: &Vec<T>) -> usize {
     vec.capacity() * size_of::<T>()
+}
+
+/// Bytes up to which memory comes in sizes of powers of two.
+const SMALL: usize = 64 << 10;
+
+/// Makes room in a vector for `len` elements. Small sizes are rounded up, so that what has served one serves most others.
+pub(super) fn make_room<T>(vec: &mut Vec<T>, len: usize) {
+    if vec.capacity() < len && len * size_of::<T>() <= SMALL {
+        vec.reserve_exact(len.next_power_of_two() - vec.len());
+    }
 }
 
 /// Things that are gone, as far as they are kept. What is taken of them is as it was given.
@@ -37,6 +48,11 @@ impl<T: Reusable> Spare<T> {
         taken
     }
 
+    /// One, until it is dropped.
+    pub(super) fn borrow(&'static self) -> Borrowed<T> {
+        Borrowed { thing: self.take(1).pop().unwrap_or_default(), spare: self }
+    }
+
     /// Keeps them as far as there is room.
     pub(super) fn give(&self, mut given: Vec<T>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,6 +62,32 @@ impl<T: Reusable> Spare<T> {
             things.push(thing);
         }
         drop(kept); // what finds no room is freed after this
+    }
+}
+
+/// A thing that another may have used and that the next may use.
+pub(super) struct Borrowed<T: Reusable + 'static> {
+    thing: T,
+    spare: &'static Spare<T>,
+}
+
+impl<T: Reusable> Deref for Borrowed<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.thing
+    }
+}
+
+impl<T: Reusable> DerefMut for Borrowed<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.thing
+    }
+}
+
+impl<T: Reusable> Drop for Borrowed<T> {
+    fn drop(&mut self) {
+        self.spare.give(vec![std::mem::take(&mut self.thing)]);
     }
 }
 

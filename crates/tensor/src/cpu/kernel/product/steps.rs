@@ -9,7 +9,7 @@ use crate::cpu::kernel::linear::FEW;
 use crate::cpu::kernel::sides::{PANEL, STEP, WPanel, XTile};
 use crate::cpu::simd::{LANES, Simd};
 
-/// Adds the products of `R` rows from `first` on with all panels to the totals. These stay in registers if there are enough;
+/// Adds the products of `R` rows from `first` on with all panels to the totals, before step 0 taken for 0. These stay in registers if there are enough;
 /// half a tile by two panels takes all for its sums, and a load and a store of every total once per step is then less than the
 /// loads of one panel at a time. Scales are taken for 1 unless they are `SCALED`.
 #[inline(always)]
@@ -22,9 +22,11 @@ pub(super) fn add_steps<S: Simd, const P: usize, const R: usize, const SCALED: b
 ) {
     let totals: &mut [_; R] = totals.0[first..].first_chunk_mut().expect("rows of a tile");
     let mut own = [[simd.splat(0.0); P]; R];
-    for r in 0..R {
-        for p in 0..P {
-            own[r][p] = simd.load(&totals[r][p]);
+    if steps.start > 0 {
+        for r in 0..R {
+            for p in 0..P {
+                own[r][p] = simd.load(&totals[r][p]);
+            }
         }
     }
     let last = steps.end.saturating_sub(1);
