@@ -14,6 +14,7 @@ pub mod math;
 mod matrix;
 mod reference;
 mod row;
+mod spare;
 mod tensor;
 
 pub use backend::{Attention, Backend, BlockFormat, KeyValueLayout, Linear, Rotation, TokenScore, WeightMatrix};

@@ -48,14 +48,15 @@ pub fn exp_of_negative(x: f32) -> f32 {
     r2.mul_add(tail, r).mul_add(power, power) as f32
 }
 
+/// ln 2 in two parts, the first with 33 trailing zero bits, so that its product with an exponent is exact.
+pub(crate) const LN2_HIGH: f64 = f64::from_bits(0x3FE6_2E42_FEE0_0000);
+pub(crate) const LN2_LOW: f64 = f64::from_bits(0x3DEA_39EF_3579_3C76);
+/// 1.5·2^52. Adding it rounds to an integer, which then stands in the low bits.
+pub(crate) const SHIFT: f64 = 6755399441055744.0;
+
 /// r and 2^n, where x = n·ln 2 + r and |r| ≤ ln 2 / 2.
 #[inline(always)]
 fn reduced(x: f64) -> (f64, f64) {
-    // ln 2 in two parts, the first with 33 trailing zero bits, so that n·LN2_HIGH is exact.
-    const LN2_HIGH: f64 = f64::from_bits(0x3FE6_2E42_FEE0_0000);
-    const LN2_LOW: f64 = f64::from_bits(0x3DEA_39EF_3579_3C76);
-    // Adding it rounds to an integer, which then stands in the low bits.
-    const SHIFT: f64 = 6755399441055744.0; // 1.5·2^52
     let shifted = x.mul_add(LOG2_E, SHIFT);
     let n = shifted - SHIFT;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));

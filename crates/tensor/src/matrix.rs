@@ -3,6 +3,8 @@
 use half::bf16;
 use half::vec::HalfBitsVecExt;
 
+use crate::spare::{Reusable, Spare, capacity};
+
 /// A row-major bf16 matrix in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
@@ -25,6 +27,17 @@ impl Matrix {
     pub fn zeros(rows: usize, columns: usize) -> Matrix {
         // Zeros of a built-in type come from the system as they are.
         Matrix { rows, columns, values: vec![0u16; rows * columns].reinterpret_into() }
+    }
+
+    /// A matrix of any values, to be written over: in memory that another had, where there is some.
+    pub(crate) fn reused(rows: usize, columns: usize) -> Matrix {
+        let count = rows * columns;
+        let spare = is_kept(count).then(|| SPARE.take_with(count * size_of::<bf16>())).flatten();
+        let Some(mut values) = spare else {
+            return Matrix::zeros(rows, columns);
+        };
+        values.resize(count, bf16::ZERO);
+        Matrix { rows, columns, values }
     }
 
     /// Number of rows (tokens).
@@ -67,7 +80,29 @@ impl Matrix {
     }
 
     /// The values, row by row.
-    pub fn into_values(self) -> Vec<bf16> {
-        self.values
+    pub fn into_values(mut self) -> Vec<bf16> {
+        std::mem::take(&mut self.values)
+    }
+}
+
+/// At most the activations of 1,024 tokens of a large model: to have memory cleared takes as long as many an operation.
+static SPARE: Spare<Vec<bf16>> = Spare::new(32 << 20);
+
+/// Whether the memory of so many values is worth keeping.
+fn is_kept(values: usize) -> bool {
+    values >= 1 << 13
+}
+
+impl Reusable for Vec<bf16> {
+    fn capacity(&self) -> usize {
+        capacity(self)
+    }
+}
+
+impl Drop for Matrix {
+    fn drop(&mut self) {
+        if is_kept(self.values.capacity()) {
+            SPARE.give([std::mem::take(&mut self.values)]);
+        }
     }
 }

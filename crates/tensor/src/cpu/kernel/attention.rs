@@ -9,12 +9,12 @@ use super::bf16::round;
 use super::cache::{Cache, Head, Values};
 use super::extent::{Extent, ratio};
 use super::linear::FEW;
-use super::operand::{Tile, Uses, pairs_of_floats, step_of, write_pairs};
+use super::operand::{Tile, Uses, pairs_of_floats, pairs_of_normals, step_of, write_pairs};
 use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::scores::{Root, Straight};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use super::softmax::softmax;
-use super::spare::{Reusable, Spare, capacity};
+use crate::spare::{Reusable, Spare, capacity};
 use crate::cpu::simd::tiles::{Configured, Tiles};
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
 use crate::reference::PLAIN_CHUNK;
@@ -88,7 +88,7 @@ pub(in crate::cpu) fn attention(
     let least = (FEW_SCORES * tasks.len() / (group * work).max(1)).max(1);
     let tiles = isa.tiles();
     // The results of one task after those of another: in a row of the matrix are those of several.
-    let mut results = Matrix::zeros(q.rows(), q.columns());
+    let mut results = Matrix::reused(q.rows(), q.columns());
     let mut rest = results.values_mut();
     let parts: Vec<&mut [bf16]> = tasks
         .iter()
@@ -98,7 +98,7 @@ pub(in crate::cpu) fn attention(
         || SPARE.borrow(),
         |workspace, (task, out)| dispatch!(isa, simd => task.run(simd, tiles, workspace, out)),
     );
-    let mut out = Matrix::zeros(q.rows(), q.columns());
+    let mut out = Matrix::reused(q.rows(), q.columns());
     let mut results = results.values().chunks_exact(group * dim);
     for task in tasks {
         for (i, result) in task.rows.zip(&mut results) {
@@ -139,6 +139,9 @@ struct Workspace {
     scores: Vec<f32>,
     stride: usize,
     weights: Tile,
+    /// Of the panels that are multiplied.
+    one: Totals<1>,
+    two: Totals<2>,
 }
 
 /// At most what some threads need for a context of 32,768 tokens: with a long one memory is so large that the system would
@@ -151,6 +154,23 @@ impl Reusable for Workspace {
         queries.capacity() + capacity(scores) + weights.capacity()
     }
 }
+
+/// Panels of tokens in a step, ...
+const PANELS: usize = STEP / PANEL;
+/// ... and the bits of a step's pairs that belong to the first so many.
+const FIRST_PANELS: [[u32; LANES]; PANELS + 1] = {
+    let mut keep = [[0; LANES]; PANELS + 1];
+    let mut panels = 0;
+    while panels <= PANELS {
+        let mut pair = 0;
+        while pair < panels * PANEL / 2 {
+            keep[panels][pair] = u32::MAX;
+            pair += 1;
+        }
+        panels += 1;
+    }
+    keep
+};
 
 /// A tile of queries: `group` query heads of one token, then those of the next.
 struct Queries {
@@ -254,15 +274,15 @@ impl Task<'_> {
                 straight.scores(simd, &both, queries.rows, (&mut w.scores[first * PANEL..], w.stride));
             }
         } else {
-            let (mut two, mut one) = (Totals::<2>::ZERO, Totals::<1>::ZERO);
+            let (one, two) = (&mut w.one, &mut w.two);
             for first in (0..panels).step_by(2) {
                 let rows = w.scores.chunks_exact_mut(w.stride).take(queries.rows);
                 let at = first * PANEL;
                 if first + 1 < panels {
-                    product.of(simd, &[keys.panel(first), keys.panel(first + 1)], (0..k, queries.rows), &mut two);
+                    product.of(simd, &[keys.panel(first), keys.panel(first + 1)], (0..k, queries.rows), two);
                     rows.zip(&two.0).for_each(|(row, totals)| self.root.scores(totals.as_flattened(), &mut row[at..]));
                 } else {
-                    product.of(simd, &[keys.panel(first)], (0..k, queries.rows), &mut one);
+                    product.of(simd, &[keys.panel(first)], (0..k, queries.rows), one);
                     rows.zip(&one.0).for_each(|(row, totals)| self.root.scores(totals.as_flattened(), &mut row[at..]));
                 }
             }
@@ -271,7 +291,7 @@ impl Task<'_> {
             #[inline(always)]
             |position| position + 1,
         );
-        softmax(&mut w.scores, w.stride, &pasts[..queries.rows]);
+        softmax(simd, &mut w.scores, w.stride, &pasts[..queries.rows]);
     }
 
     /// P·V of a tile, rounded to bf16.
@@ -286,7 +306,8 @@ impl Task<'_> {
     ) {
         let (dim, values) = (self.a.keys_values.head_dim, &self.head.values);
         let seen = queries.last() + 1;
-        let Workspace { scores, stride, weights, .. } = w;
+        let Workspace { scores, stride, weights, one, two, .. } = w;
+        let plain = self.a.weights.is_none() && values.format.is_none();
         weights.fill(
             simd,
             ([queries.rows, room(configured, queries.rows)], seen),
@@ -295,11 +316,11 @@ impl Task<'_> {
             #[inline(always)]
             |r, step, to| {
                 let row = scores[r * *stride..][..*stride].as_chunks().0;
-                *to = pairs_of_floats(&row[step]);
-                match (queries.positions[r] / PANEL + 1).saturating_sub(step * (STEP / PANEL)) {
-                    0 => *to = [0; LANES],
-                    1 => to.as_chunks_mut::<{ LANES / 2 }>().0[1] = [0; LANES / 2],
-                    _ => {}
+                let panels = (queries.positions[r] / PANEL + 1).saturating_sub(step * PANELS);
+                *to = if plain { pairs_of_normals(&row[step]) } else { pairs_of_floats(&row[step]) };
+                // As one vector, for it is read as one right after.
+                for (pair, keep) in to.iter_mut().zip(&FIRST_PANELS[panels.min(PANELS)]) {
+                    *pair &= keep;
                 }
             },
         );
@@ -312,9 +333,9 @@ impl Task<'_> {
         for first in (0..panels).step_by(2) {
             let at = first * PANEL;
             if first + 1 < panels {
-                mix.panels(simd, [first, first + 1], out, at..dim.min(at + 2 * PANEL), dim);
+                mix.panels(simd, [first, first + 1], two, (out, dim), at..dim.min(at + 2 * PANEL));
             } else {
-                mix.panels(simd, [first], out, at..dim, dim);
+                mix.panels(simd, [first], one, (out, dim), at..dim);
             }
         }
     }
@@ -402,23 +423,22 @@ impl Mix<'_> {
         &self,
         simd: S,
         which: [usize; P],
-        out: &mut [bf16],
+        totals: &mut Totals<P>,
+        (out, dim): (&mut [bf16], usize),
         features: Range<usize>,
-        dim: usize,
     ) {
         let Mix { product, values, .. } = self;
         // Past the last token weights are zero.
         let whole = |end| if values.finite { product.even(end) } else { end };
-        let mut totals = Totals::ZERO;
         let w = which.map(|p| values.panel(p));
-        product.of(simd, &w, (0..whole(self.together), self.rows), &mut totals);
+        product.of(simd, &w, (0..whole(self.together), self.rows), totals);
         for OwnBlock { rows, start, end, block } in self.own {
-            multiply(simd, product.x, &w, product.order, (self.together..whole(*start), rows.clone()), &mut totals);
+            multiply(simd, product.x, &w, product.order, (self.together..whole(*start), rows.clone()), totals);
             if let Some(block) = block {
                 let order = Order::new(product.order.chunk, product.x.extent, block.extent);
                 let end = if block.finite { product.even(*end) } else { *end };
                 let w = which.map(|p| block.panel(p));
-                multiply(simd, product.x, &w, order, (*start..end, rows.clone()), &mut totals);
+                multiply(simd, product.x, &w, order, (*start..end, rows.clone()), totals);
             }
         }
         for (to, totals) in out.chunks_exact_mut(dim).zip(&totals.0) {

@@ -28,3 +28,21 @@ pub(in crate::cpu) fn rounded(x: f32) -> f32 {
 pub(in crate::cpu) fn floats(from: &[bf16], to: &mut [f32]) {
     to.iter_mut().zip(from).for_each(|(to, x)| *to = float(*x));
 }
+
+/// Copies the first values of 32, as many as there is room for. They are not worth a call, which a loop over them would become.
+#[inline(always)]
+pub(super) fn copy(from: &[bf16; 32], to: &mut [bf16]) {
+    let (fours, rest) = to.as_chunks_mut::<4>();
+    let whole = fours.len();
+    for (i, from) in from.as_chunks::<4>().0.iter().enumerate() {
+        if let Some(to) = fours.get_mut(i) {
+            *to = *from;
+        } else if i == whole {
+            for j in 0..3 {
+                if let Some(to) = rest.get_mut(j) {
+                    *to = from[j];
+                }
+            }
+        }
+    }
+}

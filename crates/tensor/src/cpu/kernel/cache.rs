@@ -10,7 +10,7 @@ use super::operand::{step_of, write_pairs};
 use super::panels::ZERO;
 use super::quantize::Quantizer;
 use super::sides::{PANEL, STEP, Scales, TILE, WPanel};
-use super::spare::{Reusable, Spare, capacity, make_room};
+use crate::spare::{Reusable, Spare, capacity, make_room};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
 use crate::{BlockFormat, KeyValueLayout};
@@ -50,7 +50,7 @@ struct Memory {
 }
 
 /// Of a small model there are many short caches, one after another.
-static SPARE: Spare<Memory> = Spare::new(16 << 20);
+static SPARE: Spare<Memory> = Spare::new(32 << 20);
 
 impl Reusable for Memory {
     fn capacity(&self) -> usize {
@@ -80,7 +80,7 @@ impl Clone for Cache {
 impl Drop for Cache {
     fn drop(&mut self) {
         let memory = |Head { keys, values, recent, .. }| Memory { keys: keys.laid, values: values.laid, recent };
-        SPARE.give(self.heads.drain(..).map(memory).collect());
+        SPARE.give(self.heads.drain(..).map(memory));
     }
 }
 

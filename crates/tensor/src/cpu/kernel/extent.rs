@@ -59,6 +59,11 @@ impl Extent {
         self.largest.is_finite()
     }
 
+    /// Whether there are subnormal numbers among plain bf16.
+    pub(super) fn has_subnormals(self) -> bool {
+        self.plain && self.unit * 128.0 < f64::from(f32::MIN_POSITIVE)
+    }
+
     /// The extent of both.
     pub(in crate::cpu) fn join(self, other: Extent) -> Extent {
         let nan = self.largest.is_nan() || other.largest.is_nan();

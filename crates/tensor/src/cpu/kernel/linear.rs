@@ -5,6 +5,7 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
+use super::bf16::copy;
 use super::bytes::multiply_bytes;
 use super::extent::always_exact;
 use super::floats::{FloatRow, FloatTile, multiply_floats, take_apart};
@@ -12,7 +13,7 @@ use super::operand::Operand;
 use super::panels::{Panels, Scratch};
 use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
-use super::spare::{Reusable, Spare, capacity};
+use crate::spare::{Reusable, Spare, capacity};
 use super::stream;
 use super::words::multiply_words;
 use crate::cpu::simd::tiles::{Configured, Tiles};
@@ -48,12 +49,16 @@ pub(in crate::cpu) fn linear<const N: usize>(isa: Isa, x: &Operand, weights: [Li
     // As many strips as give every thread some, if that means less than whole ones.
     let all: usize = products.iter().map(|p| p.w.count()).sum();
     let pairs = (all / (8 * rayon::current_num_threads())).clamp(1, PAIRS);
-    let mut out = products.each_ref().map(|p| Matrix::zeros(p.rows, p.w.outputs));
-    let tasks: Vec<(&Product<'_>, Strip<'_>)> = products
-        .iter()
-        .zip(&mut out)
-        .flat_map(|(product, out)| strips(out, pairs).into_iter().map(move |strip| (product, strip)))
-        .collect();
+    let mut out = products.each_ref().map(|p| Matrix::reused(p.rows, p.w.outputs));
+    let mut tasks: Vec<(&Product<'_>, Strip<'_>)> = Vec::new();
+    for (product, out) in products.iter().zip(&mut out) {
+        let blocks = out.rows() / (TILES * TILE);
+        if product.w.count() <= 2 * PAIRS && blocks >= 2 * rayon::current_num_threads() {
+            tasks.extend(Strip::blocks(out).map(|strip| (product, strip)));
+        } else {
+            tasks.extend(Strip::columns(out, pairs).into_iter().map(|strip| (product, strip)));
+        }
+    }
     let least = (TASK / (x.rows * x.k * 2 * PANEL * pairs).max(1)).max(1);
     tasks.into_par_iter().with_min_len(least).for_each_init(
         || SPARE.borrow(),
@@ -64,26 +69,42 @@ pub(in crate::cpu) fn linear<const N: usize>(isa: Isa, x: &Operand, weights: [Li
     out
 }
 
-/// Some pairs of panels, and their columns in every row of the result.
+/// Some pairs of panels, and their columns in some rows of the result.
 struct Strip<'a> {
     pairs: Range<usize>,
+    /// The tile that the rows begin with.
+    first: usize,
     rows: Vec<&'a mut [bf16]>,
 }
 
-/// Cuts a matrix into strips of so many pairs.
-fn strips(matrix: &mut Matrix, pairs: usize) -> Vec<Strip<'_>> {
-    let (rows, columns) = (matrix.rows(), matrix.columns());
-    let mut strips: Vec<Strip<'_>> = (0..columns.div_ceil(2 * PANEL))
-        .step_by(pairs)
-        .map(|first| Strip {
-            pairs: first..(first + pairs).min(columns.div_ceil(2 * PANEL)),
-            rows: Vec::with_capacity(rows),
-        })
-        .collect();
-    for row in matrix.values_mut().chunks_mut(columns) {
-        strips.iter_mut().zip(row.chunks_mut(2 * PANEL * pairs)).for_each(|(strip, row)| strip.rows.push(row));
+impl<'a> Strip<'a> {
+    /// Cuts a matrix into strips of so many pairs.
+    fn columns(matrix: &'a mut Matrix, pairs: usize) -> Vec<Strip<'a>> {
+        let (rows, columns) = (matrix.rows(), matrix.columns());
+        let mut strips: Vec<Strip<'_>> = (0..columns.div_ceil(2 * PANEL))
+            .step_by(pairs)
+            .map(|first| Strip {
+                pairs: first..(first + pairs).min(columns.div_ceil(2 * PANEL)),
+                first: 0,
+                rows: Vec::with_capacity(rows),
+            })
+            .collect();
+        for row in matrix.values_mut().chunks_mut(columns) {
+            strips.iter_mut().zip(row.chunks_mut(2 * PANEL * pairs)).for_each(|(strip, row)| strip.rows.push(row));
+        }
+        strips
     }
-    strips
+
+    /// Cuts a matrix of few columns into blocks of rows that share decoded weights: a row of the other side is then taken from
+    /// memory once.
+    fn blocks(matrix: &'a mut Matrix) -> impl Iterator<Item = Strip<'a>> {
+        let columns = matrix.columns();
+        matrix.values_mut().chunks_mut(TILES * TILE * columns).enumerate().map(move |(block, rows)| Strip {
+            pairs: 0..columns.div_ceil(2 * PANEL),
+            first: block * TILES,
+            rows: rows.chunks_mut(columns).collect(),
+        })
+    }
 }
 
 /// What a thread works in.
@@ -135,7 +156,7 @@ enum Way {
     Pairs,
 }
 
-/// Some tiles of rows, how many rows these and all after them hold, and the elements along k to be added.
+/// Some tiles of rows, how many rows these hold, and the elements along k to be added.
 struct Block<'a> {
     tiles: &'a [(XTile<'a>, Order)],
     rows: usize,
@@ -233,11 +254,12 @@ impl<'a> Product<'a> {
         &self,
         simd: S,
         elements: usize,
-        Strip { pairs, mut rows }: Strip<'_>,
+        Strip { pairs, first, mut rows }: Strip<'_>,
         room: &mut Room,
         add: impl Fn(&Block<'_>, Range<usize>, &mut Room),
     ) {
-        for (block, tiles) in self.tiles.chunks(TILES).enumerate() {
+        let tiles = &self.tiles[first..][..rows.len().div_ceil(TILE)];
+        for (tiles, rows) in tiles.chunks(TILES).zip(rows.chunks_mut(TILES * TILE)) {
             let totals = tiles.len() * pairs.len();
             room.totals.resize(totals.max(room.totals.len()), Totals::ZERO);
             // Whole chunks and whole steps; f32 take chunks in parts.
@@ -249,10 +271,10 @@ impl<'a> Product<'a> {
             let length = (elements / unit).max(1) * unit;
             for start in (0..self.k).step_by(length) {
                 let span = start..self.k.min(start + length);
-                add(&Block { tiles, rows: self.rows - block * TILES * TILE, span }, pairs.clone(), room);
+                add(&Block { tiles, rows: rows.len(), span }, pairs.clone(), room);
             }
             let biases: Vec<_> = pairs.clone().map(|pair| [0, 1].map(|p| self.biases(2 * pair + p))).collect();
-            for (r, row) in rows[block * TILES * TILE..].iter_mut().take(TILES * TILE).enumerate() {
+            for (r, row) in rows.iter_mut().enumerate() {
                 for ((pair, to), biases) in row.chunks_mut(2 * PANEL).enumerate().zip(&biases) {
                     let totals = &room.totals[pair * tiles.len() + r / TILE].0[r % TILE];
                     if to.len() == 2 * PANEL {
@@ -260,7 +282,7 @@ impl<'a> Product<'a> {
                     } else {
                         let mut rounded = [bf16::ZERO; 2 * PANEL];
                         finish(simd, totals, biases, rounded.as_chunks_mut().0);
-                        to.copy_from_slice(&rounded[..to.len()]);
+                        copy(&rounded, to);
                     }
                 }
             }

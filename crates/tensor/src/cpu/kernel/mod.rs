@@ -16,6 +16,5 @@ pub(super) mod rows;
 mod scores;
 mod sides;
 mod softmax;
-mod spare;
 mod stream;
 mod words;

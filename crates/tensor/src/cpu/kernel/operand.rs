@@ -11,7 +11,7 @@ use super::integers::{Integers, are_moderate, step_bytes, step_words};
 use super::linear::{FEW, TILES_RATIO};
 use super::quantize::Quantizer;
 use super::sides::{STEP, Scales, StepBytes, StepIntegers, TILE, XTile};
-use super::spare::{Reusable, Spare, capacity};
+use crate::spare::{Reusable, Spare, capacity};
 use crate::cpu::simd::codes::is_small_integer;
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
@@ -251,8 +251,11 @@ impl Tile {
             let group_powers = quantizer.step(simd, &mut lanes[..count], scaled);
             range.add(&group_powers);
             for (s, lanes) in lanes.chunks_exact(self.stride).enumerate() {
-                let mut powers = [1.0; TILE];
-                powers[..rows].copy_from_slice(&group_powers[s * self.stride..][..rows]);
+                let mut powers = group_powers;
+                if together > 1 {
+                    powers = [1.0; TILE];
+                    powers[..rows].copy_from_slice(&group_powers[s * self.stride..][..rows]);
+                }
                 let units = if scaled { powers.map(|power| unit * power) } else { [unit; TILE] };
                 if checked {
                     let mut norms = [0.0; TILE];
@@ -439,4 +442,14 @@ pub(in crate::cpu) fn pairs_of_floats(values: &[f32; STEP]) -> [u32; LANES] {
         *pair = even.to_bits() >> 16 | odd.to_bits() & 0xFFFF_0000;
     }
     pairs
+}
+
+/// The same, subnormal ones as zero, which is what they are to a product of two plain operands.
+#[inline(always)]
+pub(in crate::cpu) fn pairs_of_normals(values: &[f32; STEP]) -> [u32; LANES] {
+    let mut normals = *values;
+    for x in &mut normals {
+        *x = if x.abs() < f32::MIN_POSITIVE { 0.0 } else { *x };
+    }
+    pairs_of_floats(&normals)
 }

@@ -10,7 +10,7 @@ use super::bytes::{BytePanel, ByteStep};
 use super::extent::{Extent, limit, ratio, unit};
 use super::floats::{FloatPanel, FloatStep, float_lanes};
 use super::sides::{PANEL, STEP, Scales, WPanel};
-use super::spare::capacity;
+use crate::spare::capacity;
 use super::words::WordPanel;
 use crate::buffer::Buffer;
 use crate::cpu::simd::codes::{CodeTable, QUAD, QUADS, pack_step, position};

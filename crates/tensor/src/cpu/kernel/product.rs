@@ -41,6 +41,12 @@ impl<const P: usize> Totals<P> {
     }
 }
 
+impl<const P: usize> Default for Totals<P> {
+    fn default() -> Self {
+        Totals::ZERO
+    }
+}
+
 /// Half a tile's rows, whose sums with two panels fit the registers.
 pub(super) const HALF: usize = TILE / 2;
 
@@ -66,7 +72,8 @@ enum Way {
 
 impl Order {
     pub(in crate::cpu) fn new(chunk: usize, x: Extent, w: Extent) -> Order {
-        let way = if x.is_safe_with(w) { Way::Vectors } else { Way::Elements { flush: x.plain && w.plain } };
+        let flush = x.plain && w.plain && (x.has_subnormals() || w.has_subnormals());
+        let way = if x.is_safe_with(w) { Way::Vectors } else { Way::Elements { flush } };
         Order { chunk, way }
     }
 
@@ -135,8 +142,14 @@ fn multiply_inlined<S: Simd, const P: usize>(
             continue;
         }
         if order.way != Way::Vectors {
-            for row in rows.clone().step_by(4) {
-                chunk.add_rows_by_elements::<S, 4>(simd, &rows_from(row, rows.end), flush, totals);
+            for row in rows.clone().step_by(S::ROWS.clamp(4, HALF)) {
+                let left = rows.end - row;
+                match (S::ROWS == HALF && left > 4, flush) {
+                    (true, true) => chunk.add_by_elements::<S, HALF, true>(simd, &rows_from(row, rows.end), totals),
+                    (true, false) => chunk.add_by_elements::<S, HALF, false>(simd, &rows_from(row, rows.end), totals),
+                    (false, true) => chunk.add_by_elements::<S, 4, true>(simd, &rows_from(row, rows.end), totals),
+                    (false, false) => chunk.add_by_elements::<S, 4, false>(simd, &rows_from(row, rows.end), totals),
+                }
             }
             continue;
         }
@@ -272,23 +285,21 @@ impl<const P: usize> Chunk<'_, P> {
     /// As [`add_elements`](Self::add_elements), where all pairs are whole: these rows (of which some may be the same) side
     /// by side.
     #[inline(always)]
-    fn add_rows_by_elements<S: Simd, const R: usize>(
+    fn add_by_elements<S: Simd, const R: usize, const FLUSH: bool>(
         &self,
         simd: S,
         rows: &[usize; R],
-        flush: bool,
         totals: &mut Totals<P>,
     ) {
-        let keep = simd.splat_pairs(if flush { 0 } else { u32::MAX });
         let mut sums = [[simd.splat(0.0); P]; R];
         for pair in self.range.start / 2..self.range.end / 2 {
             let (step, pair) = (pair / LANES, pair % LANES);
             let mut w = [[simd.splat(0.0); 2]; P];
             for p in 0..P {
-                w[p] = halves(simd, simd.load_pairs(&self.w[p].step(step)[pair].0), keep);
+                w[p] = halves::<S, FLUSH>(simd, simd.load_pairs(&self.w[p].step(step)[pair].0));
             }
             for r in 0..R {
-                let x = halves(simd, simd.splat_pairs(self.x.row(step, rows[r])[pair]), keep);
+                let x = halves::<S, FLUSH>(simd, simd.splat_pairs(self.x.row(step, rows[r])[pair]));
                 for p in 0..P {
                     sums[r][p] = simd.fma(x[0], w[p][0], simd.fma(x[1], w[p][1], sums[r][p]));
                 }
@@ -356,19 +367,19 @@ fn half(pair: u32, k: usize, flush: bool) -> f32 {
     if flush && x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
 }
 
-/// Both elements of pairs, the even ones first, subnormals as zero but for the bits of them to `keep`.
+/// Both elements of pairs, the even ones first, subnormals as zero if they are to be flushed.
 #[inline(always)]
-fn halves<S: Simd>(simd: S, pairs: S::Pairs, keep: S::Pairs) -> [S::F32; 2] {
+fn halves<S: Simd, const FLUSH: bool>(simd: S, pairs: S::Pairs) -> [S::F32; 2] {
     let [even, odd] = simd.floats(pairs);
-    [flushed(simd, even, keep), flushed(simd, odd, keep)]
+    if FLUSH { [flushed(simd, even), flushed(simd, odd)] } else { [even, odd] }
 }
 
 #[inline(always)]
-fn flushed<S: Simd>(simd: S, x: S::F32, keep: S::Pairs) -> S::F32 {
+fn flushed<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let bits = simd.bits(x);
     let exponent = simd.and(bits, simd.splat_pairs(0x7F80_0000));
     let normal = simd.sub_bits(simd.splat_pairs(0), simd.min_bits(exponent, simd.splat_pairs(1)));
-    simd.with_bits(simd.and(bits, simd.or(normal, keep)))
+    simd.with_bits(simd.and(bits, normal))
 }
 
 #[inline(always)]

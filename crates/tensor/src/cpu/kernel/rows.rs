@@ -13,9 +13,9 @@ use crate::cpu::simd::{Isa, dispatch};
 use crate::reference::silu;
 use crate::{Matrix, Rotation, TokenScore, math};
 
-/// A new matrix whose rows `f(row index, row)` fills.
+/// A new matrix whose rows `f(row index, row)` fills, whatever is in them.
 fn rows(rows: usize, columns: usize, f: impl Fn(usize, &mut [bf16]) + Sync) -> Matrix {
-    in_place(Matrix::zeros(rows, columns), f)
+    in_place(Matrix::reused(rows, columns), f)
 }
 
 /// Applies `f(row index, row)` to every row, in parallel where it pays.

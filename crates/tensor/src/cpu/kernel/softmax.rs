@@ -5,31 +5,32 @@ use std::array::from_fn;
 
 use super::bf16::rounded;
 use super::sides::TILE;
-use crate::math;
-
-/// Lanes of which each sums every sixteenth exponential.
-const LANES: usize = 16;
+use crate::cpu::simd::{LANES, Simd};
 
 /// Softmax of the first `lengths[r]` elements of each row in place, rounded to bf16; rows are `stride` apart. What follows
 /// up to a multiple of 16, for which a row has room, becomes zero.
 #[inline(always)]
-pub(in crate::cpu) fn softmax(rows: &mut [f32], stride: usize, lengths: &[usize]) {
+pub(in crate::cpu) fn softmax<S: Simd>(simd: S, rows: &mut [f32], stride: usize, lengths: &[usize]) {
     let (mut largest_of, mut sums) = ([0.0; TILE], [[0f32; LANES]; TILE]);
     let row = |r: usize| r * stride..r * stride + lengths[r].next_multiple_of(LANES);
     for (r, &n) in lengths.iter().enumerate() {
         let row = &mut rows[row(r)];
-        row[n..].fill(f32::NEG_INFINITY); // whose exponential is the zero that adds nothing
+        if let Some(last) = row.last_chunk_mut::<LANES>() {
+            for (lane, x) in last.iter_mut().enumerate() {
+                // Its exponential is the zero that adds nothing.
+                *x = if lane > (n - 1) % LANES { f32::NEG_INFINITY } else { *x };
+            }
+        }
         largest_of[r] = largest(row.as_chunks().0.iter().copied());
     }
     for r in 0..lengths.len() {
-        let (max, mut lanes) = (largest_of[r], [0f32; LANES]);
-        for vector in rows[row(r)].as_chunks_mut::<LANES>().0 {
-            for (x, lane) in vector.iter_mut().zip(&mut lanes) {
-                *x = math::exp_of_negative(*x - max);
-                *lane += *x;
-            }
+        let (max, mut lanes) = (simd.splat(largest_of[r]), simd.splat(0.0));
+        for vector in rows[row(r)].as_chunks_mut().0 {
+            let exponentials = simd.exp_of_negative(simd.sub(simd.load(vector), max));
+            lanes = simd.add(lanes, exponentials);
+            simd.store(exponentials, vector);
         }
-        sums[r] = lanes;
+        simd.store(lanes, &mut sums[r]);
     }
     let reciprocals = sums.map(
         #[inline(always)]

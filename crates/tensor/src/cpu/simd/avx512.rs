@@ -7,7 +7,7 @@ use microscale_formats::E8M0;
 
 use super::avx2::prefetch_past;
 use super::codes::{CodeTable, PairTable, QUAD, QUADS};
-use super::{IntegerProducts, LANES, Simd, Words};
+use super::{IntegerProducts, LANES, Simd, Words, exponential};
 
 /// Proof of AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]
@@ -71,6 +71,7 @@ macro_rules! avx512_methods {
             fn total(x: __m512) -> f32;
             fn round(x: __m512, to: &mut [bf16; LANES]);
             fn powers(scales: &[E8M0; LANES]) -> __m512;
+            fn exp_of_negative(x: __m512) -> __m512;
         }
         #[inline(always)]
         fn pack_pairs<const BITS: usize>(self, pairs: __m512i, to: &mut [u8]) {
@@ -404,6 +405,11 @@ impl Simd for Avx512 {
             let high = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
             _mm256_storeu_si256(to.as_mut_ptr().cast(), high);
         }
+    }
+    #[inline(always)]
+    fn exp_of_negative(self, x: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { exponential::exp_of_negative(x) }
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> __m512 {

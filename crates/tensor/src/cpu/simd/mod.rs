@@ -35,6 +35,7 @@ cfg_select! {
         mod avx512;
         mod avx512bf16;
         mod avx512vnni;
+        mod exponential;
     }
     target_arch = "aarch64" => { mod neon; }
     _ => {}
@@ -46,6 +47,7 @@ use half::bf16;
 use microscale_formats::E8M0;
 
 use super::kernel::bf16::round;
+use crate::math;
 use codes::{CodeTable, PairTable};
 
 /// Lanes of [`Simd::F32`].
@@ -161,6 +163,16 @@ pub(crate) trait Simd: Copy + Send + Sync {
         let even = self.and(self.shift_right(bits, 16), self.splat_pairs(1));
         let nearest = self.add_bits(self.add_bits(bits, self.splat_pairs(0x7FFF)), even);
         self.with_bits(self.and(nearest, self.splat_pairs(0xFFFF_0000)))
+    }
+    /// [`math::exp_of_negative`].
+    #[inline(always)]
+    fn exp_of_negative(self, x: Self::F32) -> Self::F32 {
+        let mut lanes = [0.0; LANES];
+        self.store(x, &mut lanes);
+        for x in &mut lanes {
+            *x = math::exp_of_negative(*x);
+        }
+        self.load(&lanes)
     }
     /// The powers of two that scales stand for.
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32;

@@ -176,10 +176,10 @@ impl Words for Scalar {
         from_fn(|i| each(a[i], b[i], u16::min))
     }
     fn shift_words_left(self, x: Self::Pairs, by: Self::Pairs) -> Self::Pairs {
-        from_fn(|i| each(x[i], by[i], |x, by| x << by))
+        from_fn(|i| each(x[i], by[i], |x, by| x.checked_shl(by.into()).unwrap_or(0)))
     }
     fn shift_words_right(self, x: Self::Pairs, by: Self::Pairs) -> Self::Pairs {
-        from_fn(|i| each(x[i], by[i], |x, by| x >> by))
+        from_fn(|i| each(x[i], by[i], |x, by| x.checked_shr(by.into()).unwrap_or(0)))
     }
     fn negate_words(self, x: Self::Pairs, sign: Self::Pairs) -> Self::Pairs {
         from_fn(|i| each(x[i], sign[i], |x, sign| if sign >> 15 == 1 { x.wrapping_neg() } else { x }))

@@ -170,7 +170,9 @@ impl Quantizer {
         let (mut bytes, mut regular) = ([0; TILE], true);
         for (largest, byte) in largest.into_iter().zip(&mut bytes) {
             regular &= (largest.wrapping_sub(least) < (TOO_LARGE << 23) - least) | (largest == 0);
-            *byte = ((if largest == 0 { one } else { largest } + self.bump) >> 23) - emax;
+            // What is not regular may wrap around: it is not taken.
+            let up = if largest == 0 { one } else { largest }.wrapping_add(self.bump);
+            *byte = (up >> 23).wrapping_sub(emax);
         }
         regular.then_some(bytes)
     }

@@ -4,13 +4,13 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
 /// What holds memory that another of its kind can use.
-pub(super) trait Reusable: Default {
+pub(crate) trait Reusable: Default {
     /// Bytes of memory, used or not.
     fn capacity(&self) -> usize;
 }
 
 /// The bytes a vector has room for.
-pub(super) fn capacity<T>(vec: &Vec<T>) -> usize {
+pub(crate) fn capacity<T>(vec: &Vec<T>) -> usize {
     vec.capacity() * size_of::<T>()
 }
 
@@ -18,14 +18,14 @@ pub(super) fn capacity<T>(vec: &Vec<T>) -> usize {
 const SMALL: usize = 64 << 10;
 
 /// Makes room in a vector for `len` elements. Small sizes are rounded up, so that what has served one serves most others.
-pub(super) fn make_room<T>(vec: &mut Vec<T>, len: usize) {
+pub(crate) fn make_room<T>(vec: &mut Vec<T>, len: usize) {
     if vec.capacity() < len && len * size_of::<T>() <= SMALL {
         vec.reserve_exact(len.next_power_of_two() - vec.len());
     }
 }
 
 /// Things that are gone, as far as they are kept. What is taken of them is as it was given.
-pub(super) struct Spare<T> {
+pub(crate) struct Spare<T> {
     /// Things, and the bytes they hold.
     kept: Mutex<(Vec<T>, usize)>,
     /// Bytes to keep at most.
@@ -33,12 +33,12 @@ pub(super) struct Spare<T> {
 }
 
 impl<T: Reusable> Spare<T> {
-    pub(super) const fn new(most: usize) -> Self {
+    pub(crate) const fn new(most: usize) -> Self {
         Spare { kept: Mutex::new((Vec::new(), 0)), most }
     }
 
     /// So many, with what memory there is.
-    pub(super) fn take(&self, count: usize) -> Vec<T> {
+    pub(crate) fn take(&self, count: usize) -> Vec<T> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let (things, bytes) = &mut *kept;
         let mut taken = things.split_off(things.len().saturating_sub(count));
@@ -49,24 +49,39 @@ impl<T: Reusable> Spare<T> {
     }
 
     /// One, until it is dropped.
-    pub(super) fn borrow(&'static self) -> Borrowed<T> {
+    pub(crate) fn borrow(&'static self) -> Borrowed<T> {
         Borrowed { thing: self.take(1).pop().unwrap_or_default(), spare: self }
     }
 
-    /// Keeps them as far as there is room.
-    pub(super) fn give(&self, mut given: Vec<T>) {
+    /// The one with the least memory that has so many bytes of it, if there is one.
+    pub(crate) fn take_with(&self, least: usize) -> Option<T> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let (things, bytes) = &mut *kept;
-        while let Some(thing) = given.pop_if(|thing| *bytes + thing.capacity() <= self.most) {
-            *bytes += thing.capacity();
-            things.push(thing);
+        let fitting = things.iter().enumerate().map(|(i, thing)| (thing.capacity(), i)).filter(|(has, _)| *has >= least);
+        let (has, i) = fitting.min()?;
+        *bytes -= has;
+        Some(things.swap_remove(i))
+    }
+
+    /// Keeps them as far as there is room.
+    pub(crate) fn give(&self, given: impl IntoIterator<Item = T>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (things, bytes) = &mut *kept;
+        let mut rejected = Vec::new();
+        for thing in given {
+            if *bytes + thing.capacity() <= self.most {
+                *bytes += thing.capacity();
+                things.push(thing);
+            } else {
+                rejected.push(thing);
+            }
         }
         drop(kept); // what finds no room is freed after this
     }
 }
 
 /// A thing that another may have used and that the next may use.
-pub(super) struct Borrowed<T: Reusable + 'static> {
+pub(crate) struct Borrowed<T: Reusable + 'static> {
     thing: T,
     spare: &'static Spare<T>,
 }
@@ -87,28 +102,37 @@ impl<T: Reusable> DerefMut for Borrowed<T> {
 
 impl<T: Reusable> Drop for Borrowed<T> {
     fn drop(&mut self) {
-        self.spare.give(vec![std::mem::take(&mut self.thing)]);
+        self.spare.give([std::mem::take(&mut self.thing)]);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
-    impl Reusable for Vec<u8> {
-        fn capacity(&self) -> usize {
-            capacity(self)
-        }
+    fn sizes(taken: &[Vec<bf16>]) -> Vec<usize> {
+        taken.iter().map(Vec::capacity).collect()
     }
 
     #[test]
     fn what_is_given_is_taken_as_far_as_there_is_room() {
-        let spare = Spare::new(250);
-        spare.give(vec![Vec::with_capacity(100), Vec::with_capacity(101), Vec::with_capacity(102)]);
-        let taken: Vec<usize> = spare.take(3).iter().map(Vec::<u8>::capacity).collect();
-        assert_eq!(taken, [102, 101, 0]);
-        assert_eq!(spare.take(1), [Vec::<u8>::new()]);
-        spare.give(vec![Vec::with_capacity(250)]);
-        assert_eq!(spare.take(1)[0].capacity(), 250, "what was taken has left its room");
+        let spare = Spare::new(500);
+        spare.give([100, 101, 102].map(Vec::with_capacity));
+        assert_eq!(sizes(&spare.take(3)), [100, 101, 0]);
+        assert_eq!(spare.take(1), [Vec::new()]);
+        spare.give([Vec::with_capacity(250)]);
+        assert_eq!(sizes(&spare.take(1)), [250], "what was taken has left its room");
+    }
+
+    #[test]
+    fn the_smallest_that_will_do_is_taken() {
+        let spare = Spare::new(5000);
+        spare.give([300, 100, 200].map(Vec::with_capacity));
+        let take = |least: usize| spare.take_with(2 * least).map(|vec| vec.capacity());
+        assert_eq!([150, 150, 150, 100].map(take), [Some(200), Some(300), None, Some(100)]);
+        spare.give([Vec::with_capacity(2500)]);
+        assert_eq!(take(2500), Some(2500), "what was taken has left its room");
     }
 }

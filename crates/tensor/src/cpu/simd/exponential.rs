@@ -1,0 +1,124 @@
+//! The exponential of softmax in AVX-512's registers, which hold a table of sixteen powers.
+
+#![allow(unsafe_code, reason = "vector intrinsics")]
+
+use std::arch::x86_64::*;
+use std::f64::consts::LOG2_E;
+
+use crate::math::{LN2_HIGH, LN2_LOW, SHIFT};
+
+/// Parts of a power of two that the table tells apart.
+const PARTS: usize = 16;
+
+/// The bits of 2^(j / 16), less j · 2^48: to these n · 2^48 is added, where n sixteenths are the whole exponent. Of n the low
+/// four bits are j, and the others go where an `f64` has its exponent.
+const POWERS: [u64; PARTS] = {
+    const ROOTS: [f64; PARTS] = [
+        1.0,
+        1.0442737824274138,
+        1.0905077326652577,
+        1.1387886347566916,
+        1.189207115002721,
+        1.241857812073484,
+        1.2968395546510096,
+        1.3542555469368927,
+        1.4142135623730951,
+        1.4768261459394993,
+        1.5422108254079407,
+        1.6104903319492543,
+        1.681792830507429,
+        1.7562521603732995,
+        1.8340080864093424,
+        1.9152065613971474,
+    ];
+    let mut powers = [0; PARTS];
+    let mut j = 0;
+    while j < PARTS {
+        powers[j] = ROOTS[j].to_bits() - ((j as u64) << 48);
+        j += 1;
+    }
+    powers
+};
+
+/// [`exp_of_negative`](crate::math::exp_of_negative), the same for every number: with r so much smaller, a polynomial of
+/// degree 6 is enough.
+///
+/// # Safety
+/// The CPU has AVX-512 F and DQ.
+#[inline(always)]
+pub(super) unsafe fn exp_of_negative(x: __m512) -> __m512 {
+    // SAFETY: the caller's; eight powers each are loaded of sixteen.
+    unsafe {
+        let [low, high] = [0, 8].map(
+            #[inline(always)]
+            |first| _mm512_loadu_pd(POWERS.as_ptr().add(first).cast()),
+        );
+        // Of two numbers of which one is NaN the machine takes the second.
+        let x = _mm512_max_ps(_mm512_set1_ps(-200.0), x);
+        let first = exp(_mm512_cvtps_pd(_mm512_castps512_ps256(x)), low, high);
+        let second = exp(_mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x)), low, high);
+        _mm512_insertf32x8::<1>(_mm512_castps256_ps512(_mm512_cvtpd_ps(first)), _mm512_cvtpd_ps(second))
+    }
+}
+
+/// x = n · ln 2 / 16 + r, and e^x = 2^(n / 16) · (1 + r + r² · …), of which no more than 2^-54.9 is missing.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+unsafe fn exp(x: __m512d, low: __m512d, high: __m512d) -> __m512d {
+    const PART: f64 = 1.0 / PARTS as f64;
+    // SAFETY: the caller's.
+    unsafe {
+        let shifted = _mm512_fmadd_pd(x, _mm512_set1_pd(LOG2_E / PART), _mm512_set1_pd(SHIFT));
+        let n = _mm512_sub_pd(shifted, _mm512_set1_pd(SHIFT));
+        let r = _mm512_fnmadd_pd(n, _mm512_set1_pd(LN2_HIGH * PART), x);
+        let r = _mm512_fnmadd_pd(n, _mm512_set1_pd(LN2_LOW * PART), r);
+        let sixteenths = _mm512_castpd_si512(shifted);
+        let root = _mm512_castpd_si512(_mm512_permutex2var_pd(low, sixteenths, high));
+        let power = _mm512_castsi512_pd(_mm512_add_epi64(root, _mm512_slli_epi64::<48>(sixteenths)));
+        // (e^r − 1 − r) / r² on |r| ≤ ln 2 / 32, through the zeros of a Chebyshev polynomial.
+        let r2 = _mm512_mul_pd(r, r);
+        let low = _mm512_fmadd_pd(_mm512_set1_pd(0.1666666666530169), r, _mm512_set1_pd(0.5));
+        let high = _mm512_fmadd_pd(_mm512_set1_pd(0.008333449701253456), r, _mm512_set1_pd(0.04166666666496045));
+        let high = _mm512_fmadd_pd(_mm512_set1_pd(0.0013889034348599464), r2, high);
+        let tail = _mm512_fmadd_pd(high, r2, low);
+        _mm512_fmadd_pd(_mm512_fmadd_pd(tail, r2, r), power, power)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cpu::simd::avx512::Avx512;
+    use crate::cpu::simd::{LANES, Simd};
+    use crate::math;
+
+    /// Every so-manyth vector of numbers from −0 on, past where zero is all that is left, and what lies beyond.
+    fn is_that_of_math(every: usize) {
+        let Some(simd) = Avx512::detect() else { return };
+        let agrees = |numbers: [f32; LANES]| {
+            let mut found = [0.0; LANES];
+            simd.vectorize(|| simd.store(simd.exp_of_negative(simd.load(&numbers)), &mut found));
+            for (x, found) in numbers.into_iter().zip(found) {
+                let expected = math::exp_of_negative(x);
+                assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "{x:e}: {found:e}");
+            }
+        };
+        for bits in (0..110f32.to_bits()).step_by(LANES * every) {
+            agrees(std::array::from_fn(|i| -f32::from_bits(bits + i as u32)));
+        }
+        let beyond = [-110.0, -200.0, -1e30, f32::NEG_INFINITY, f32::MIN, f32::NAN, -f32::NAN, 0.0];
+        agrees(std::array::from_fn(|i| beyond[i % 8]));
+    }
+
+    #[test]
+    fn the_table_gives_the_same_exponentials() {
+        is_that_of_math(61);
+    }
+
+    #[test]
+    #[ignore = "takes long without optimisation; for whoever changes a number here"]
+    fn the_table_gives_the_same_exponentials_of_every_number() {
+        is_that_of_math(1);
+    }
+}
