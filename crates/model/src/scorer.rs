@@ -22,8 +22,10 @@ const LOGITS: usize = 1 << 24;
 /// Weights of a matrix up to which its product with a batch is too short to be worth sharing out among threads: then each
 /// takes a batch of its own, ...
 const SMALL: usize = 1 << 17;
+/// ... of so many input tokens, whose activations and caches stay nearer to it, ...
+const SMALL_BATCH_TOKENS: usize = 2048;
 /// ... and so many batches are on their way at most.
-const TOGETHER: usize = 16;
+const TOGETHER: usize = 32;
 
 /// Scores requests under several recipes of one model.
 ///
@@ -125,7 +127,7 @@ impl<'a, B: Backend + Clone + 'static> ModelScorer<'a, B> {
     /// Whether several batches at a time are faster than one, and `room` has place for them.
     fn is_small(&self, room: usize) -> bool {
         let c = self.source.config();
-        c.hidden_size * c.intermediate_size <= SMALL && TOGETHER * self.working_bytes(BATCH_TOKENS) <= room
+        c.hidden_size * c.intermediate_size <= SMALL && TOGETHER * self.working_bytes(SMALL_BATCH_TOKENS) <= room
     }
 
     /// Scores batches some at a time, each of which goes through all layers by itself.
@@ -217,7 +219,7 @@ impl<B: Backend + Clone + 'static> Scorer for ModelScorer<'_, B> {
         let small = weights.is_resident() && self.is_small(room);
         let sharing = Sharing {
             requests: self.limits.batch_size,
-            tokens: BATCH_TOKENS,
+            tokens: if small { SMALL_BATCH_TOKENS } else { BATCH_TOKENS },
             enabled: self.share_prefixes,
             longest: self.source.config().rope.changes_beyond().unwrap_or(usize::MAX),
         };

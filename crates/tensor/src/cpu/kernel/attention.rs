@@ -9,7 +9,7 @@ use super::bf16::round;
 use super::cache::{Cache, Head, Values};
 use super::extent::{Extent, ratio};
 use super::linear::FEW;
-use super::operand::{Tile, Uses, pairs_of_floats, pairs_of_normals, step_of, write_pairs};
+use super::operand::{Tile, Uses, pairs_of_floats, step_of, write_pairs};
 use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::scores::{Root, Straight};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
@@ -155,23 +155,6 @@ impl Reusable for Workspace {
     }
 }
 
-/// Panels of tokens in a step, ...
-const PANELS: usize = STEP / PANEL;
-/// ... and the bits of a step's pairs that belong to the first so many.
-const FIRST_PANELS: [[u32; LANES]; PANELS + 1] = {
-    let mut keep = [[0; LANES]; PANELS + 1];
-    let mut panels = 0;
-    while panels <= PANELS {
-        let mut pair = 0;
-        while pair < panels * PANEL / 2 {
-            keep[panels][pair] = u32::MAX;
-            pair += 1;
-        }
-        panels += 1;
-    }
-    keep
-};
-
 /// A tile of queries: `group` query heads of one token, then those of the next.
 struct Queries {
     rows: usize,
@@ -247,12 +230,12 @@ impl Task<'_> {
                 let head = self.kv_head * group + queries.heads[r];
                 let row = self.rows.start + (queries.positions[r] - self.position);
                 let row = &self.q.row(row)[head * dim..][..dim];
-                write_pairs(step_of(row, step), to);
+                write_pairs(simd, step_of(row, step), to);
             },
         );
     }
 
-    /// softmax(q·kᵀ/√d) of a tile into `w.scores`, each row over its own past, zero beyond it up to a whole panel.
+    /// softmax(q·kᵀ/√d) of a tile into `w.scores`, each row over its own past, zero beyond it.
     #[inline(always)]
     fn attention_weights<S: Simd>(
         &self,
@@ -291,7 +274,18 @@ impl Task<'_> {
             #[inline(always)]
             |position| position + 1,
         );
-        softmax(simd, &mut w.scores, w.stride, &pasts[..queries.rows]);
+        let plain = self.a.weights.is_none() && self.head.values.format.is_none();
+        softmax(simd, (&mut w.scores, w.stride), &pasts[..queries.rows], if plain { f32::MIN_POSITIVE } else { 0.0 });
+        for (row, past) in w.scores.chunks_exact_mut(w.stride).zip(&pasts[..queries.rows]) {
+            // The last row's past is less than sixteen tokens longer: to the end of its step there are two vectors at most, which
+            // are not worth the call that a loop would become.
+            let (vectors, first) = (row[..seen.next_multiple_of(STEP)].as_chunks_mut().0, past.div_ceil(LANES));
+            for vector in [first, first + 1] {
+                if let Some(vector) = vectors.get_mut(vector) {
+                    *vector = [0.0; LANES];
+                }
+            }
+        }
     }
 
     /// P·V of a tile, rounded to bf16.
@@ -307,21 +301,15 @@ impl Task<'_> {
         let (dim, values) = (self.a.keys_values.head_dim, &self.head.values);
         let seen = queries.last() + 1;
         let Workspace { scores, stride, weights, one, two, .. } = w;
-        let plain = self.a.weights.is_none() && values.format.is_none();
         weights.fill(
             simd,
             ([queries.rows, room(configured, queries.rows)], seen),
             (self.a.weights, uses_in_tiles(configured, values.format)),
-            // Weights are zero past their token.
+            // Weights are zero past their token, up to the end of its step.
             #[inline(always)]
             |r, step, to| {
                 let row = scores[r * *stride..][..*stride].as_chunks().0;
-                let panels = (queries.positions[r] / PANEL + 1).saturating_sub(step * PANELS);
-                *to = if plain { pairs_of_normals(&row[step]) } else { pairs_of_floats(&row[step]) };
-                // As one vector, for it is read as one right after.
-                for (pair, keep) in to.iter_mut().zip(&FIRST_PANELS[panels.min(PANELS)]) {
-                    *pair &= keep;
-                }
+                *to = pairs_of_floats(&row[step]);
             },
         );
         let x = weights.view(self.a.weights);

@@ -224,7 +224,7 @@ impl Keys {
                 let mut lanes = [Lanes::ZERO; TILE];
                 let rows = &mut lanes[..tokens.len()];
                 for (row, token) in rows.iter_mut().zip(tokens.clone()) {
-                    write_pairs(step_of(key(token - first), step), &mut row.0);
+                    write_pairs(simd, step_of(key(token - first), step), &mut row.0);
                 }
                 if let Some(quantizer) = &quantizer {
                     let powers = quantizer.step(simd, rows, false);

@@ -87,7 +87,7 @@ impl Operand {
                 to.fill(simd, ([some, stride], k), (format, uses), #[inline(always)] |r, step, to| {
                     let values = step_of(x.row(tile * TILE + r), step);
                     simd.prefetch(&values[0]);
-                    write_pairs(values, to);
+                    write_pairs(simd, values, to);
                 });
             });
         });
@@ -409,29 +409,12 @@ pub(in crate::cpu) fn step_of<T>(row: &[T], step: usize) -> &[T] {
 
 /// Up to 32 values as pairs, zero beyond the last.
 #[inline(always)]
-pub(in crate::cpu) fn write_pairs(values: &[bf16], to: &mut [u32; LANES]) {
-    if let Ok(values) = values.try_into() {
-        *to = block_pairs(values);
-        return;
+pub(in crate::cpu) fn write_pairs<S: Simd>(simd: S, values: &[bf16], to: &mut [u32; LANES]) {
+    match values.try_into() {
+        Ok(values) => *to = block_pairs(values),
+        // Written as one vector, for it is read as one right after.
+        Err(_) => simd.store_pairs(simd.load_values(values), to),
     }
-    *to = [0; LANES];
-    // A loop over all would be a call of a copy, of which a head of a few features is not worth one.
-    let (eights, rest) = values.as_chunks::<8>();
-    for (i, four) in to.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        if let Some(eight) = eights.get(i) {
-            for (pair, [even, odd]) in four.iter_mut().zip(eight.as_chunks::<2>().0) {
-                *pair = pair_of(*even, *odd);
-            }
-        }
-    }
-    for (pair, values) in to[4 * eights.len()..].iter_mut().zip(rest.chunks(2)) {
-        *pair = pair_of(values[0], *values.get(1).unwrap_or(&bf16::ZERO));
-    }
-}
-
-#[inline(always)]
-fn pair_of(even: bf16, odd: bf16) -> u32 {
-    u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16
 }
 
 /// Values that are bf16, as pairs.
@@ -442,14 +425,4 @@ pub(in crate::cpu) fn pairs_of_floats(values: &[f32; STEP]) -> [u32; LANES] {
         *pair = even.to_bits() >> 16 | odd.to_bits() & 0xFFFF_0000;
     }
     pairs
-}
-
-/// The same, subnormal ones as zero, which is what they are to a product of two plain operands.
-#[inline(always)]
-pub(in crate::cpu) fn pairs_of_normals(values: &[f32; STEP]) -> [u32; LANES] {
-    let mut normals = *values;
-    for x in &mut normals {
-        *x = if x.abs() < f32::MIN_POSITIVE { 0.0 } else { *x };
-    }
-    pairs_of_floats(&normals)
 }

@@ -8,9 +8,15 @@ use super::sides::TILE;
 use crate::cpu::simd::{LANES, Simd};
 
 /// Softmax of the first `lengths[r]` elements of each row in place, rounded to bf16; rows are `stride` apart. What follows
-/// up to a multiple of 16, for which a row has room, becomes zero.
+/// up to a multiple of 16, for which a row has room, becomes zero, and so does what is less than `least`: subnormal numbers
+/// are zero to a product of two plain operands.
 #[inline(always)]
-pub(in crate::cpu) fn softmax<S: Simd>(simd: S, rows: &mut [f32], stride: usize, lengths: &[usize]) {
+pub(in crate::cpu) fn softmax<S: Simd>(
+    simd: S,
+    (rows, stride): (&mut [f32], usize),
+    lengths: &[usize],
+    least: f32,
+) {
     let (mut largest_of, mut sums) = ([0.0; TILE], [[0f32; LANES]; TILE]);
     let row = |r: usize| r * stride..r * stride + lengths[r].next_multiple_of(LANES);
     for (r, &n) in lengths.iter().enumerate() {
@@ -38,7 +44,8 @@ pub(in crate::cpu) fn softmax<S: Simd>(simd: S, rows: &mut [f32], stride: usize,
     );
     for r in 0..lengths.len() {
         for x in &mut rows[row(r)] {
-            *x = rounded(*x * reciprocals[r]);
+            let weight = rounded(*x * reciprocals[r]);
+            *x = if weight < least { 0.0 } else { weight };
         }
     }
 }

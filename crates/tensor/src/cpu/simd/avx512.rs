@@ -63,6 +63,7 @@ macro_rules! avx512_methods {
             fn shift_left(x: __m512i, by: u32) -> __m512i;
             fn shift_right(x: __m512i, by: u32) -> __m512i;
             fn load_pairs(x: &[u32; LANES]) -> __m512i;
+            fn load_values(values: &[bf16]) -> __m512i;
             fn store_pairs(x: __m512i, to: &mut [u32; LANES]);
             fn splat_pairs(x: u32) -> __m512i;
             fn above(x: &[f32; LANES], limit: f32) -> u16;
@@ -405,6 +406,12 @@ impl Simd for Avx512 {
             let high = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
             _mm256_storeu_si256(to.as_mut_ptr().cast(), high);
         }
+    }
+    #[inline(always)]
+    fn load_values(self, values: &[bf16]) -> __m512i {
+        let some = u32::MAX.checked_shr(32u32.saturating_sub(values.len() as u32)).unwrap_or(0);
+        // SAFETY: `self` proves AVX-512; of words that the mask leaves out nothing is read.
+        unsafe { _mm512_maskz_loadu_epi16(some, values.as_ptr().cast()) }
     }
     #[inline(always)]
     fn exp_of_negative(self, x: __m512) -> __m512 {

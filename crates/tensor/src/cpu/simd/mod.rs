@@ -93,6 +93,16 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn shift_right(self, x: Self::Pairs, by: u32) -> Self::Pairs;
 
     fn load_pairs(self, x: &[u32; LANES]) -> Self::Pairs;
+    /// Up to 32 values as pairs, zero beyond the last.
+    #[inline(always)]
+    fn load_values(self, values: &[bf16]) -> Self::Pairs {
+        let mut pairs = [0; LANES];
+        for (pair, values) in pairs.iter_mut().zip(values.chunks(2)) {
+            let [low, high] = [0, 1].map(|i| values.get(i).map_or(0, |x| u32::from(x.to_bits())));
+            *pair = low | high << 16;
+        }
+        self.load_pairs(&pairs)
+    }
     fn store_pairs(self, x: Self::Pairs, to: &mut [u32; LANES]);
     fn splat_pairs(self, x: u32) -> Self::Pairs;
     /// `sum` with the product of the high elements added, then that of the low ones, each rounded once. Neither
