@@ -57,7 +57,8 @@ impl<T: Reusable> Spare<T> {
     pub(crate) fn take_with(&self, least: usize) -> Option<T> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let (things, bytes) = &mut *kept;
-        let fitting = things.iter().enumerate().map(|(i, thing)| (thing.capacity(), i)).filter(|(has, _)| *has >= least);
+        let fitting =
+            things.iter().enumerate().map(|(i, thing)| (thing.capacity(), i)).filter(|(has, _)| *has >= least);
         let (has, i) = fitting.min()?;
         *bytes -= has;
         Some(things.swap_remove(i))

@@ -14,10 +14,10 @@ use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::scores::{Root, Straight};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use super::softmax::softmax;
-use crate::spare::{Reusable, Spare, capacity};
 use crate::cpu::simd::tiles::{Configured, Tiles};
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
 use crate::reference::PLAIN_CHUNK;
+use crate::spare::{Reusable, Spare, capacity};
 use crate::{Attention, BlockFormat, Matrix};
 
 /// Scores that a task of many has.
@@ -110,8 +110,8 @@ pub(in crate::cpu) fn attention(
 
 /// Copies a result. Those of small heads are not worth a call.
 fn copy(from: &[bf16], to: &mut [bf16]) {
-    match (from.try_into(), to.try_into()) {
-        (Ok(from), Ok(to)) => *<&mut [bf16; PANEL]>::from(to) = *<&[bf16; PANEL]>::from(from),
+    match (<&[bf16; PANEL]>::try_from(from), <&mut [bf16; PANEL]>::try_from(&mut *to)) {
+        (Ok(from), Ok(to)) => *to = *from,
         _ => to.copy_from_slice(from),
     }
 }

@@ -38,9 +38,9 @@ pub(super) fn copy(from: &[bf16; 32], to: &mut [bf16]) {
         if let Some(to) = fours.get_mut(i) {
             *to = *from;
         } else if i == whole {
-            for j in 0..3 {
+            for (j, &from) in from[..3].iter().enumerate() {
                 if let Some(to) = rest.get_mut(j) {
-                    *to = from[j];
+                    *to = from;
                 }
             }
         }

@@ -10,9 +10,9 @@ use super::operand::{step_of, write_pairs};
 use super::panels::ZERO;
 use super::quantize::Quantizer;
 use super::sides::{PANEL, STEP, Scales, TILE, WPanel};
-use crate::spare::{Reusable, Spare, capacity, make_room};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
+use crate::spare::{Reusable, Spare, capacity, make_room};
 use crate::{BlockFormat, KeyValueLayout};
 
 /// Keys and values of one sequence in one layer.

@@ -13,12 +13,12 @@ use super::operand::Operand;
 use super::panels::{Panels, Scratch};
 use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
-use crate::spare::{Reusable, Spare, capacity};
 use super::stream;
 use super::words::multiply_words;
 use crate::cpu::simd::tiles::{Configured, Tiles};
 use crate::cpu::simd::{IntegerProducts, Isa, Simd, dispatch, dispatch_integers};
 use crate::reference::PLAIN_CHUNK;
+use crate::spare::{Reusable, Spare, capacity};
 use crate::{Linear, Matrix};
 
 /// The most rows for which codes are decoded on the way into the product instead of once beforehand.

@@ -11,10 +11,10 @@ use super::integers::{Integers, are_moderate, step_bytes, step_words};
 use super::linear::{FEW, TILES_RATIO};
 use super::quantize::Quantizer;
 use super::sides::{STEP, Scales, StepBytes, StepIntegers, TILE, XTile};
-use crate::spare::{Reusable, Spare, capacity};
 use crate::cpu::simd::codes::is_small_integer;
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
+use crate::spare::{Reusable, Spare, capacity};
 use crate::tensor::block_pairs;
 use crate::{BlockFormat, Matrix};
 

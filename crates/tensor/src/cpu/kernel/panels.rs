@@ -10,12 +10,12 @@ use super::bytes::{BytePanel, ByteStep};
 use super::extent::{Extent, limit, ratio, unit};
 use super::floats::{FloatPanel, FloatStep, float_lanes};
 use super::sides::{PANEL, STEP, Scales, WPanel};
-use crate::spare::capacity;
 use super::words::WordPanel;
 use crate::buffer::Buffer;
 use crate::cpu::simd::codes::{CodeTable, QUAD, QUADS, pack_step, position};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{IntegerProducts, LANES, Simd};
+use crate::spare::capacity;
 use crate::{Matrix, MxTensor, WeightMatrix};
 
 /// A step of zeros.

@@ -11,12 +11,7 @@ use crate::cpu::simd::{LANES, Simd};
 /// up to a multiple of 16, for which a row has room, becomes zero, and so does what is less than `least`: subnormal numbers
 /// are zero to a product of two plain operands.
 #[inline(always)]
-pub(in crate::cpu) fn softmax<S: Simd>(
-    simd: S,
-    (rows, stride): (&mut [f32], usize),
-    lengths: &[usize],
-    least: f32,
-) {
+pub(in crate::cpu) fn softmax<S: Simd>(simd: S, (rows, stride): (&mut [f32], usize), lengths: &[usize], least: f32) {
     let (mut largest_of, mut sums) = ([0.0; TILE], [[0f32; LANES]; TILE]);
     let row = |r: usize| r * stride..r * stride + lengths[r].next_multiple_of(LANES);
     for (r, &n) in lengths.iter().enumerate() {

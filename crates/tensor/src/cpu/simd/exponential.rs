@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "vector intrinsics")]
 
 use std::arch::x86_64::*;
-use std::f64::consts::LOG2_E;
+use std::f64::consts::{LOG2_E, SQRT_2};
 
 use crate::math::{LN2_HIGH, LN2_LOW, SHIFT};
 
@@ -22,7 +22,7 @@ const POWERS: [u64; PARTS] = {
         1.241857812073484,
         1.2968395546510096,
         1.3542555469368927,
-        1.4142135623730951,
+        SQRT_2,
         1.4768261459394993,
         1.5422108254079407,
         1.6104903319492543,
