@@ -58,6 +58,12 @@ impl ScaleRule {
     pub const ALL: [ScaleRule; 8] =
         [Self::Floor, Self::Ceil, Self::Rceil, Self::Even, Self::Rfloor, Self::Rnearest, Self::Mse, Self::Auto];
 
+    /// Which of [`ALL`](Self::ALL) it is.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
     /// The name recipes use.
     pub fn name(self) -> &'static str {
         match self {
@@ -167,6 +173,11 @@ mod tests {
     use super::*;
     use crate::block::quantize_block;
     use crate::element::{E2M1, E4M3, INT8};
+
+    #[test]
+    fn rules_know_their_places() {
+        assert_eq!(ScaleRule::ALL.map(ScaleRule::index), [0, 1, 2, 3, 4, 5, 6, 7]);
+    }
 
     #[test]
     fn rules_at_the_edges_of_a_binade() {

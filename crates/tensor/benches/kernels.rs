@@ -2,14 +2,14 @@
 //! some, MICROSCALE_ISA an instruction set, RAYON_NUM_THREADS the threads.
 //!
 //! Throughput: of `prefill` and `attention` in operations (a multiplication or an addition) per second, of `decode`,
-//! `activation` and `weight` in bytes: of packed weights read, and of bf16 taken in.
+//! `rope`, `activation` and `weight` in bytes: of packed weights read, and of bf16 taken in.
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use half::bf16;
 use microscale_formats::ElementFormat;
 use microscale_tensor::{
-    Attention, Backend, BlockFormat, Cpu, Isa, KeyValueLayout, Linear, Matrix, MxTensor, WeightMatrix,
+    Attention, Backend, BlockFormat, Cpu, Isa, KeyValueLayout, Linear, Matrix, MxTensor, Rotation, WeightMatrix,
 };
 
 fn main() {
@@ -115,6 +115,17 @@ fn attention(bencher: Bencher<'_, '_>, (name, tokens, last): (&str, usize, bool)
 }
 
 const FORMATS: [&str; 6] = ["fp8_e5m2", "fp8_e4m3", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1", "int8"];
+
+/// Rotary embedding of heads of so many features.
+#[divan::bench(args = [8, 64, 128], sample_count = 50)]
+fn rope(bencher: Bencher<'_, '_>, dim: usize) {
+    let (cpu, x) = (cpu(), random(512, 2048));
+    let rotation = Rotation { cos: random(512, dim), sin: random(512, dim) };
+    bencher
+        .counter(BytesCount::new(2 * x.values().len()))
+        .with_inputs(|| x.clone())
+        .bench_local_values(|x| black_box(cpu.rope(x, &rotation)));
+}
 
 /// An activation, to what a product takes.
 #[divan::bench(args = FORMATS, sample_count = 20)]

@@ -94,6 +94,7 @@ pub(in crate::cpu) fn attention(
         .iter()
         .map(|task| rest.split_off_mut(..task.rows.len() * group * dim).expect("every query has one result"))
         .collect();
+    assert!(rest.is_empty(), "every query belongs to a sequence");
     tasks.par_iter().zip(parts).with_min_len(least).for_each_init(
         || SPARE.borrow(),
         |workspace, (task, out)| dispatch!(isa, simd => task.run(simd, tiles, workspace, out)),

@@ -123,7 +123,9 @@ impl ScaleRange {
 
     /// The extent of elements of a format with these scales.
     pub(in crate::cpu) fn extent(&self, element: ElementFormat) -> Extent {
-        let (low, high) = (self.low.into_iter().fold(1.0, f32::min), self.high.into_iter().fold(1.0, f32::max));
+        // None is NaN, so these need not take as long as `f32::min` and `f32::max` do.
+        let low = self.low.into_iter().fold(1.0f32, |low, x| if x < low { x } else { low });
+        let high = self.high.into_iter().fold(1.0f32, |high, x| if x > high { x } else { high });
         let unit = f64::from(unit(element));
         let largest = f64::from(element.max()) * f64::from(high);
         Extent { unit, scaled_unit: unit * f64::from(low), largest, plain: false }

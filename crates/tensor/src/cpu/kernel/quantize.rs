@@ -56,8 +56,7 @@ static KNOWN: LazyLock<Vec<Quantizer>> = LazyLock::new(|| {
 
 impl Quantizer {
     pub(crate) fn new(format: BlockFormat) -> Quantizer {
-        let rule = ScaleRule::ALL.iter().position(|&rule| rule == format.scale_rule);
-        let known = rule.and_then(|rule| KNOWN.get(format.element.index() * ScaleRule::ALL.len() + rule));
+        let known = KNOWN.get(format.element.index() * ScaleRule::ALL.len() + format.scale_rule.index());
         let known = known.copied().unwrap_or_else(|| Quantizer::make(format));
         Quantizer { format: BlockFormat { block_size: format.block_size, ..known.format }, ..known }
     }

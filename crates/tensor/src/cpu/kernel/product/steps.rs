@@ -9,9 +9,9 @@ use crate::cpu::kernel::linear::FEW;
 use crate::cpu::kernel::sides::{PANEL, STEP, WPanel, XTile};
 use crate::cpu::simd::{LANES, Simd};
 
-/// Adds the products of `R` rows from `first` on with all panels to the totals, before step 0 taken for 0. These stay in registers if there are enough;
-/// half a tile by two panels takes all for its sums, and a load and a store of every total once per step is then less than the
-/// loads of one panel at a time. Scales are taken for 1 unless they are `SCALED`.
+/// Adds the products of `R` rows from `first` on with all panels to the totals, which before step 0 are taken for 0. They stay in
+/// registers if there are enough; half a tile by two panels takes all for its sums, and a load and a store of every total once
+/// per step is then less than the loads of one panel at a time. Scales are taken for 1 unless they are `SCALED`.
 #[inline(always)]
 pub(super) fn add_steps<S: Simd, const P: usize, const R: usize, const SCALED: bool>(
     simd: S,
