@@ -9,7 +9,7 @@ use super::bf16::round;
 use super::cache::{Cache, Head, Values};
 use super::extent::{Extent, ratio};
 use super::linear::FEW;
-use super::operand::{Tile, Uses, pairs_of_floats, step_of, write_pairs};
+use super::operand::{Tile, Uses, step_of, write_pairs};
 use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::scores::{Root, Straight};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
@@ -136,9 +136,11 @@ struct Task<'a> {
 #[derive(Default)]
 struct Workspace {
     queries: Tile,
-    /// Scores, then attention weights: a row of `stride` per query.
+    /// Scores, then their exponentials: a row of `stride` per query.
     scores: Vec<f32>,
     stride: usize,
+    /// What a query's exponentials are multiplied by.
+    reciprocals: [f32; TILE],
     weights: Tile,
     /// Of the panels that are multiplied.
     one: Totals<1>,
@@ -236,7 +238,8 @@ impl Task<'_> {
         );
     }
 
-    /// softmax(q·kᵀ/√d) of a tile into `w.scores`, each row over its own past, zero beyond it.
+    /// softmax(q·kᵀ/√d) of a tile, each row over its own past, zero beyond it: its exponentials into `w.scores`, and what makes
+    /// weights of them into `w.reciprocals`.
     #[inline(always)]
     fn attention_weights<S: Simd>(
         &self,
@@ -275,8 +278,7 @@ impl Task<'_> {
             #[inline(always)]
             |position| position + 1,
         );
-        let plain = self.a.weights.is_none() && self.head.values.format.is_none();
-        softmax(simd, (&mut w.scores, w.stride), &pasts[..queries.rows], if plain { f32::MIN_POSITIVE } else { 0.0 });
+        w.reciprocals = softmax(simd, &mut w.scores, w.stride, &pasts[..queries.rows]);
         for (row, past) in w.scores.chunks_exact_mut(w.stride).zip(&pasts[..queries.rows]) {
             // The last row's past is less than sixteen tokens longer: to the end of its step there are two vectors at most, which
             // are not worth the call that a loop would become.
@@ -301,7 +303,9 @@ impl Task<'_> {
     ) {
         let (dim, values) = (self.a.keys_values.head_dim, &self.head.values);
         let seen = queries.last() + 1;
-        let Workspace { scores, stride, weights, one, two, .. } = w;
+        let Workspace { scores, stride, reciprocals, weights, one, two, .. } = w;
+        // Subnormal numbers are zero to a product of two plain operands.
+        let flush = self.a.weights.is_none() && values.format.is_none();
         weights.fill(
             simd,
             ([queries.rows, room(configured, queries.rows)], seen),
@@ -309,8 +313,15 @@ impl Task<'_> {
             // Weights are zero past their token, up to the end of its step.
             #[inline(always)]
             |r, step, to| {
-                let row = scores[r * *stride..][..*stride].as_chunks().0;
-                *to = pairs_of_floats(&row[step]);
+                let vectors = scores[r * *stride + step * STEP..].as_chunks().0;
+                let by = simd.splat(reciprocals[r]);
+                let (first, second) = (simd.mul(simd.load(&vectors[0]), by), simd.mul(simd.load(&vectors[1]), by));
+                let pairs = if flush {
+                    simd.round_pairs::<true>(first, second)
+                } else {
+                    simd.round_pairs::<false>(first, second)
+                };
+                simd.store_pairs(pairs, to);
             },
         );
         let x = weights.view(self.a.weights);

@@ -50,6 +50,8 @@ pub(in crate::cpu) struct Tile {
     powers: Vec<[f32; TILE]>,
     norms: Vec<[f32; TILE]>,
     dequantized: bool,
+    /// Whether the scales were too far from 1 to be taken in.
+    far: bool,
     bytes: Vec<StepBytes>,
     integers: Vec<StepIntegers>,
     words: Vec<Lanes>,
@@ -173,11 +175,12 @@ impl Tile {
                     return;
                 }
                 // Elements of many rows take their scales in, so that a product need not, unless these turn out to be too
-                // far from 1.
-                let mut scaled = stride == TILE;
+                // far from 1, as those are likely to that follow on such.
+                let mut scaled = stride == TILE && !self.far;
                 loop {
                     let extent = self.fill_steps(simd, (rows, steps), (format, uses), scaled, &pairs);
-                    self.dequantized = scaled && extent.dequantized().is_some();
+                    self.far = extent.dequantized().is_none();
+                    self.dequantized = scaled && !self.far;
                     self.extent = if scaled { extent.dequantized() } else { Some(extent) };
                     if self.extent.is_some() {
                         break;
@@ -419,7 +422,7 @@ pub(in crate::cpu) fn write_pairs<S: Simd>(simd: S, values: &[bf16], to: &mut [u
 
 /// Values that are bf16, as pairs.
 #[inline(always)]
-pub(in crate::cpu) fn pairs_of_floats(values: &[f32; STEP]) -> [u32; LANES] {
+pub(crate) fn pairs_of_floats(values: &[f32; STEP]) -> [u32; LANES] {
     let mut pairs = [0; LANES];
     for (pair, [even, odd]) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
         *pair = even.to_bits() >> 16 | odd.to_bits() & 0xFFFF_0000;

@@ -3,15 +3,14 @@
 
 use std::array::from_fn;
 
-use super::bf16::rounded;
 use super::sides::TILE;
 use crate::cpu::simd::{LANES, Simd};
 
-/// Softmax of the first `lengths[r]` elements of each row in place, rounded to bf16; rows are `stride` apart. What follows
-/// up to a multiple of 16, for which a row has room, becomes zero, and so does what is less than `least`: subnormal numbers
-/// are zero to a product of two plain operands.
+/// The exponentials of the first `lengths[r]` elements of each row over the row's largest, in place; rows are `stride` apart.
+/// What follows up to a multiple of 16, for which a row has room, becomes zero. Answers with the reciprocals of the sums:
+/// exponentials times these are softmax.
 #[inline(always)]
-pub(in crate::cpu) fn softmax<S: Simd>(simd: S, (rows, stride): (&mut [f32], usize), lengths: &[usize], least: f32) {
+pub(in crate::cpu) fn softmax<S: Simd>(simd: S, rows: &mut [f32], stride: usize, lengths: &[usize]) -> [f32; TILE] {
     let (mut largest_of, mut sums) = ([0.0; TILE], [[0f32; LANES]; TILE]);
     let row = |r: usize| r * stride..r * stride + lengths[r].next_multiple_of(LANES);
     for (r, &n) in lengths.iter().enumerate() {
@@ -33,16 +32,10 @@ pub(in crate::cpu) fn softmax<S: Simd>(simd: S, (rows, stride): (&mut [f32], usi
         }
         simd.store(lanes, &mut sums[r]);
     }
-    let reciprocals = sums.map(
+    sums.map(
         #[inline(always)]
         |lanes| 1.0 / fold(lanes),
-    );
-    for r in 0..lengths.len() {
-        for x in &mut rows[row(r)] {
-            let weight = rounded(*x * reciprocals[r]);
-            *x = if weight < least { 0.0 } else { weight };
-        }
-    }
+    )
 }
 
 /// The largest of all lanes, NaN left out.

@@ -63,6 +63,20 @@ fn look_up_pairs<const N: usize>(codes: __m512i, low: &[u8; N], high: &[u8; N]) 
     }
 }
 
+/// The class of subnormal numbers, as `vfpclassps` counts.
+const SUBNORMAL: i32 = 0x20;
+
+/// Subnormal numbers whose nearest bf16 is normal, as that; all others as they are.
+#[inline(always)]
+fn up_to_normal(x: __m512) -> __m512 {
+    const LEAST: f32 = f32::from_bits(f32::MIN_POSITIVE.to_bits() - 0x8000);
+    // SAFETY: called with a proof of AVX-512 at hand only.
+    unsafe {
+        let normal = _mm512_set1_ps(f32::MIN_POSITIVE);
+        _mm512_mask_max_ps(x, _mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, _mm512_set1_ps(LEAST)), x, normal)
+    }
+}
+
 impl Simd for Avx512Bf16 {
     avx512_methods!();
 
@@ -77,6 +91,19 @@ impl Simd for Avx512Bf16 {
         unsafe {
             let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        }
+    }
+    #[inline(always)]
+    fn round_pairs<const FLUSH: bool>(self, mut first: __m512, mut second: __m512) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BF16; both types are 512 bits of bf16.
+        unsafe {
+            // The machine takes subnormal numbers for zero, before it rounds.
+            if FLUSH {
+                [first, second] = [up_to_normal(first), up_to_normal(second)];
+            } else if (_mm512_fpclass_ps_mask::<SUBNORMAL>(first) | _mm512_fpclass_ps_mask::<SUBNORMAL>(second)) != 0 {
+                return self.0.round_pairs::<FLUSH>(first, second);
+            }
+            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first))
         }
     }
     #[inline(always)]
@@ -148,5 +175,35 @@ impl IntegerProducts for Avx512Bf16 {
     #[inline(always)]
     fn float(self, x: __m512i) -> __m512 {
         self.0.float(x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With subnormal numbers, those next to normal ones, and NaN among them.
+    #[test]
+    fn pairs_are_rounded_as_without_bf16() {
+        fn compare<const FLUSH: bool>(simd: Avx512Bf16, numbers: &[[f32; LANES]; 2]) {
+            let (mut found, mut expected) = ([0; LANES], [0; LANES]);
+            simd.vectorize(|| {
+                let [first, second] = [simd.load(&numbers[0]), simd.load(&numbers[1])];
+                simd.store_pairs(simd.round_pairs::<FLUSH>(first, second), &mut found);
+                simd.store_pairs(simd.0.round_pairs::<FLUSH>(first, second), &mut expected);
+            });
+            assert_eq!(found, expected, "{numbers:?}");
+        }
+        let Some(simd) = Avx512Bf16::detect() else { return };
+        let ends = [0, 1, 0x007F_7FFF, 0x007F_8000, 0x007F_8001, 0x007F_FFFF, 0x0080_0000, 0x3F80_0000, 0x7F80_0000, 0x7FC0_0000];
+        let from = |bits: u32| std::array::from_fn(|i| f32::from_bits(bits + 0x1235 * i as u32));
+        for bits in (0..0x3F80_0000).step_by(0x1_2347) {
+            let mut numbers = [from(bits), from(bits + 0x20_0001)];
+            for round in 0..2 {
+                compare::<true>(simd, &numbers);
+                compare::<false>(simd, &numbers);
+                numbers[round][bits as usize % LANES] = f32::from_bits(ends[bits as usize % ends.len()]);
+            }
+        }
     }
 }

@@ -46,7 +46,8 @@ use std::fmt;
 use half::bf16;
 use microscale_formats::E8M0;
 
-use super::kernel::bf16::round;
+use super::kernel::bf16::{round, rounded};
+use super::kernel::operand::pairs_of_floats;
 use crate::math;
 use codes::{CodeTable, PairTable};
 
@@ -173,6 +174,21 @@ pub(crate) trait Simd: Copy + Send + Sync {
         let even = self.and(self.shift_right(bits, 16), self.splat_pairs(1));
         let nearest = self.add_bits(self.add_bits(bits, self.splat_pairs(0x7FFF)), even);
         self.with_bits(self.and(nearest, self.splat_pairs(0xFFFF_0000)))
+    }
+    /// The nearest bf16 to numbers that are not negative, first sixteen and then as many more, as pairs; subnormal ones as zero
+    /// if they are to be flushed.
+    #[inline(always)]
+    fn round_pairs<const FLUSH: bool>(self, first: Self::F32, second: Self::F32) -> Self::Pairs {
+        let mut values = [0.0; 2 * LANES];
+        if let [low, high] = values.as_chunks_mut().0 {
+            self.store(first, low);
+            self.store(second, high);
+        }
+        for x in &mut values {
+            let nearest = rounded(*x);
+            *x = if FLUSH && nearest < f32::MIN_POSITIVE { 0.0 } else { nearest };
+        }
+        self.load_pairs(&pairs_of_floats(&values))
     }
     /// [`math::exp_of_negative`].
     #[inline(always)]
