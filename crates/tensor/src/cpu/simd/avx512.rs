@@ -220,6 +220,27 @@ impl Avx512 {
     }
 }
 
+/// The nearest bf16 to numbers that are not negative, subnormal ones as zero if they are to be flushed.
+#[inline(always)]
+fn round_words<const FLUSH: bool>(x: __m512) -> __m256i {
+    // SAFETY: called with a proof of AVX-512 at hand only.
+    unsafe {
+        let bits = _mm512_castps_si512(x);
+        let high = _mm512_srli_epi32::<16>(bits);
+        let even = _mm512_and_si512(high, _mm512_set1_epi32(1));
+        let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), even);
+        let nearest = _mm512_srli_epi32::<16>(up);
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        let nearest = _mm512_mask_or_epi32(nearest, nan, high, _mm512_set1_epi32(0x40));
+        if FLUSH {
+            let normal = _mm512_cmpge_epu32_mask(nearest, _mm512_set1_epi32(0x80));
+            _mm512_maskz_cvtepi32_epi16(normal, nearest)
+        } else {
+            _mm512_cvtepi32_epi16(nearest)
+        }
+    }
+}
+
 /// Low and high bytes of 64 values to two vectors of pairs.
 #[inline(always)]
 pub(super) fn interleave(low: __m512i, high: __m512i) -> [__m512i; 2] {
@@ -405,6 +426,14 @@ impl Simd for Avx512 {
             let rounded = _mm512_mask_or_epi32(nearest, nan, bits, _mm512_set1_epi32(0x40_0000));
             let high = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
             _mm256_storeu_si256(to.as_mut_ptr().cast(), high);
+        }
+    }
+    #[inline(always)]
+    fn round_pairs<const FLUSH: bool>(self, first: __m512, second: __m512) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            let (first, second) = (round_words::<FLUSH>(first), round_words::<FLUSH>(second));
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
         }
     }
     #[inline(always)]

@@ -181,28 +181,35 @@ impl IntegerProducts for Avx512Bf16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::simd::scalar;
+
+    /// The same on this instruction set as on none.
+    fn compare<S: Simd, const FLUSH: bool>(simd: S, numbers: &[[f32; LANES]; 2]) {
+        let (mut found, mut expected) = ([0; LANES], [0; LANES]);
+        simd.vectorize(|| {
+            simd.store_pairs(simd.round_pairs::<FLUSH>(simd.load(&numbers[0]), simd.load(&numbers[1])), &mut found);
+        });
+        let scalar = scalar();
+        let pairs = scalar.round_pairs::<FLUSH>(scalar.load(&numbers[0]), scalar.load(&numbers[1]));
+        scalar.store_pairs(pairs, &mut expected);
+        assert_eq!(found, expected, "{numbers:?}");
+    }
 
     /// With subnormal numbers, those next to normal ones, and NaN among them.
     #[test]
-    fn pairs_are_rounded_as_without_bf16() {
-        fn compare<const FLUSH: bool>(simd: Avx512Bf16, numbers: &[[f32; LANES]; 2]) {
-            let (mut found, mut expected) = ([0; LANES], [0; LANES]);
-            simd.vectorize(|| {
-                let [first, second] = [simd.load(&numbers[0]), simd.load(&numbers[1])];
-                simd.store_pairs(simd.round_pairs::<FLUSH>(first, second), &mut found);
-                simd.store_pairs(simd.0.round_pairs::<FLUSH>(first, second), &mut expected);
-            });
-            assert_eq!(found, expected, "{numbers:?}");
-        }
+    fn pairs_are_rounded_alike() {
         let Some(simd) = Avx512Bf16::detect() else { return };
-        let ends = [0, 1, 0x007F_7FFF, 0x007F_8000, 0x007F_8001, 0x007F_FFFF, 0x0080_0000, 0x3F80_0000, 0x7F80_0000, 0x7FC0_0000];
+        let ends =
+            [0, 1, 0x007F_7FFF, 0x007F_8000, 0x007F_8001, 0x007F_FFFF, 0x0080_0000, 0x7F80_0000, 0x7FC0_0000, 0x7FFF_FFFF];
         let from = |bits: u32| std::array::from_fn(|i| f32::from_bits(bits + 0x1235 * i as u32));
-        for bits in (0..0x3F80_0000).step_by(0x1_2347) {
+        for (round, bits) in (0..0x3F80_0000).step_by(0x1_2347).enumerate() {
             let mut numbers = [from(bits), from(bits + 0x20_0001)];
-            for round in 0..2 {
-                compare::<true>(simd, &numbers);
-                compare::<false>(simd, &numbers);
-                numbers[round][bits as usize % LANES] = f32::from_bits(ends[bits as usize % ends.len()]);
+            for _ in 0..2 {
+                compare::<_, true>(simd, &numbers);
+                compare::<_, false>(simd, &numbers);
+                compare::<_, true>(simd.0, &numbers);
+                compare::<_, false>(simd.0, &numbers);
+                numbers[round % 2][round % LANES] = f32::from_bits(ends[round / 2 % ends.len()]);
             }
         }
     }

@@ -52,6 +52,10 @@ impl Simd for Avx512Vnni {
         self.0.dot(x, w, sum)
     }
     #[inline(always)]
+    fn round_pairs<const FLUSH: bool>(self, first: __m512, second: __m512) -> __m512i {
+        self.0.round_pairs::<FLUSH>(first, second)
+    }
+    #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
         self.0.decode::<BITS>(table, step, quad)
     }
