@@ -34,18 +34,18 @@ pub(in crate::cpu) struct Head {
     recent_start: usize,
 }
 
-/// What panels are laid out in: their elements and their scales.
-#[derive(Debug, Default)]
-struct Laid {
-    steps: Vec<Step>,
+/// What panels are laid out in: their elements, in pairs or steps of these, and their scales.
+#[derive(Debug)]
+struct Laid<T> {
+    elements: Vec<T>,
     powers: Vec<[f32; PANEL]>,
 }
 
 /// The memory of a head.
 #[derive(Default)]
 struct Memory {
-    keys: Laid,
-    values: Laid,
+    keys: Laid<Lanes>,
+    values: Laid<Step>,
     recent: Vec<bf16>,
 }
 
@@ -54,8 +54,7 @@ static SPARE: Spare<Memory> = Spare::new(32 << 20);
 
 impl Reusable for Memory {
     fn capacity(&self) -> usize {
-        let laid = |laid: &Laid| capacity(&laid.steps) + capacity(&laid.powers);
-        laid(&self.keys) + laid(&self.values) + capacity(&self.recent)
+        self.keys.capacity() + self.values.capacity() + capacity(&self.recent)
     }
 }
 
@@ -84,18 +83,36 @@ impl Drop for Cache {
     }
 }
 
-impl Laid {
+impl<T> Default for Laid<T> {
+    fn default() -> Self {
+        Laid { elements: Vec::new(), powers: Vec::new() }
+    }
+}
+
+impl<T: Copy> Laid<T> {
+    fn capacity(&self) -> usize {
+        capacity(&self.elements) + capacity(&self.powers)
+    }
+
     fn clear(&mut self) {
-        self.steps.clear();
+        self.elements.clear();
         self.powers.clear();
     }
 
+    /// Makes it so long, with `none` where there was nothing and scales of 1.
+    fn resize(&mut self, elements: usize, none: T, powers: usize) {
+        make_room(&mut self.elements, elements);
+        self.elements.resize(elements, none);
+        make_room(&mut self.powers, powers);
+        self.powers.resize(powers, [1.0; PANEL]);
+    }
+
     /// Becomes another, in the memory that is there.
-    fn copy(&mut self, other: &Laid) {
+    fn copy(&mut self, other: &Laid<T>) {
         self.clear();
         // With a little more, since a copy is made to be appended to.
-        make_room(&mut self.steps, other.steps.len() + other.steps.len() / 4);
-        self.steps.extend_from_slice(&other.steps);
+        make_room(&mut self.elements, other.elements.len() + other.elements.len() / 4);
+        self.elements.extend_from_slice(&other.elements);
         make_room(&mut self.powers, other.powers.len() + other.powers.len() / 4);
         self.powers.extend_from_slice(&other.powers);
     }
@@ -178,8 +195,9 @@ impl Head {
 pub(in crate::cpu) struct Keys {
     pub(in crate::cpu) format: Option<BlockFormat>,
     pub(in crate::cpu) dim: usize,
-    /// `[panel][step]`, `[panel][block]`.
-    laid: Laid,
+    /// `[panel][pair]`, `[panel][block]`: a panel has its [`stride`](Keys::stride) of pairs, and after the last there are as many
+    /// more as a step has.
+    laid: Laid<Lanes>,
     /// One for all steps: that of the format.
     limits: [f32; 1],
     pub(in crate::cpu) extent: Extent,
@@ -187,20 +205,22 @@ pub(in crate::cpu) struct Keys {
 
 impl Keys {
     /// None, to be laid out in this memory.
-    fn new(format: Option<BlockFormat>, dim: usize, laid: Laid) -> Keys {
+    fn new(format: Option<BlockFormat>, dim: usize, laid: Laid<Lanes>) -> Keys {
         Keys { format, dim, laid, limits: [limit_of(format)], extent: Extent::none(format) }
+    }
+
+    /// Pairs from one panel to the next: whole steps, but for keys of less than one. Of those a step's view goes on into other
+    /// panels, which is not looked at, since no product goes beyond the features but in whole steps.
+    fn stride(&self) -> usize {
+        if self.dim < STEP { self.dim.div_ceil(2) } else { self.dim.div_ceil(STEP) * LANES }
     }
 
     /// Appends tokens `first..first + count`; `key(i)` are the features of the i-th of them.
     #[inline(always)]
     fn append<'a, S: Simd>(&mut self, simd: S, first: usize, count: usize, key: impl Fn(usize) -> &'a [bf16]) {
-        let steps = self.dim.div_ceil(STEP);
         let blocks = self.format.map_or(0, |f| self.dim.div_ceil(f.block_size));
         let panels = (first + count).div_ceil(PANEL);
-        make_room(&mut self.laid.steps, panels * steps);
-        self.laid.steps.resize(panels * steps, ZERO);
-        make_room(&mut self.laid.powers, panels * blocks);
-        self.laid.powers.resize(panels * blocks, [1.0; PANEL]);
+        self.laid.resize(panels * self.stride() + LANES, Lanes::ZERO, panels * blocks);
         match self.format {
             Some(format) if format.block_size != STEP => self.append_blocks(simd, format, first, count, key),
             _ => self.append_steps(simd, first, count, key),
@@ -215,7 +235,7 @@ impl Keys {
     #[inline(always)]
     fn append_steps<'a, S: Simd>(&mut self, simd: S, first: usize, count: usize, key: impl Fn(usize) -> &'a [bf16]) {
         let steps = self.dim.div_ceil(STEP);
-        let quantizer = self.format.map(Quantizer::new);
+        let (stride, quantizer) = (self.stride(), self.format.map(Quantizer::new));
         let mut magnitudes = Magnitudes::none(simd);
         for panel in first / PANEL..(first + count).div_ceil(PANEL) {
             let tokens = first.max(panel * PANEL)..(first + count).min((panel + 1) * PANEL);
@@ -232,7 +252,8 @@ impl Keys {
                 }
                 // What is beyond the features is zero from the beginning.
                 let pairs = STEP.min(self.dim - step * STEP).div_ceil(2);
-                for (pair, to) in self.laid.steps[panel * steps + step][..pairs].iter_mut().enumerate() {
+                let to = &mut self.laid.elements[panel * stride + step * LANES..][..pairs];
+                for (pair, to) in to.iter_mut().enumerate() {
                     for (to, row) in to.0[lane..].iter_mut().zip(&*rows) {
                         *to = row.0[pair];
                     }
@@ -255,9 +276,9 @@ impl Keys {
         count: usize,
         key: impl Fn(usize) -> &'a [bf16],
     ) {
-        let (steps, blocks) = (self.dim.div_ceil(STEP), self.dim.div_ceil(format.block_size));
+        let (stride, blocks) = (self.stride(), self.dim.div_ceil(format.block_size));
         let quantizer = Quantizer::new(format);
-        let mut row = vec![0f32; steps * STEP];
+        let mut row = vec![0f32; self.dim.next_multiple_of(2)];
         for i in 0..count {
             let (panel, lane) = ((first + i) / PANEL, (first + i) % PANEL);
             floats(key(i), &mut row[..self.dim]);
@@ -265,7 +286,7 @@ impl Keys {
             for (block, to) in row[..self.dim].chunks_mut(format.block_size).zip(to) {
                 to[lane] = quantizer.block(simd, block);
             }
-            let to = self.laid.steps[panel * steps..][..steps].as_flattened_mut();
+            let to = &mut self.laid.elements[panel * stride..][..stride];
             for (pairs, [low, high]) in to.iter_mut().zip(row[..self.dim.next_multiple_of(2)].as_chunks::<2>().0) {
                 pairs.0[lane] = low.to_bits() >> 16 | high.to_bits() & 0xFFFF_0000;
             }
@@ -275,13 +296,13 @@ impl Keys {
     /// Tokens `16 · index` to `16 · index + 15`.
     #[inline(always)]
     pub(in crate::cpu) fn panel(&self, index: usize) -> WPanel<'_> {
-        let steps = self.dim.div_ceil(STEP);
+        let pairs = self.dim.div_ceil(STEP) * LANES;
         let scales = self.format.map(|f| {
             let blocks = self.dim.div_ceil(f.block_size);
             Scales { block_size: f.block_size, powers: &self.laid.powers[index * blocks..][..blocks] }
         });
         WPanel {
-            steps: &self.laid.steps[index * steps..][..steps],
+            steps: self.laid.elements[index * self.stride()..][..pairs].as_chunks().0,
             scales,
             stride: 1,
             first: [0; 2],
@@ -299,7 +320,7 @@ pub(in crate::cpu) struct Values {
     first_step: usize,
     first_block: usize,
     /// `[step][panel]`, `[block][panel]`.
-    laid: Laid,
+    laid: Laid<Step>,
     /// One for all steps: that of the format.
     limits: [f32; 1],
     pub(in crate::cpu) extent: Extent,
@@ -314,7 +335,7 @@ impl Values {
     }
 
     /// None, to be laid out in this memory from `first_token` on, which begins a block.
-    fn new(format: Option<BlockFormat>, dim: usize, first_token: usize, laid: Laid) -> Values {
+    fn new(format: Option<BlockFormat>, dim: usize, first_token: usize, laid: Laid<Step>) -> Values {
         Values {
             format,
             dim,
@@ -337,8 +358,7 @@ impl Values {
     ) {
         let panels = self.dim.div_ceil(PANEL);
         let steps = (tokens.end.div_ceil(STEP) - self.first_step) * panels;
-        make_room(&mut self.laid.steps, steps);
-        self.laid.steps.resize(steps, ZERO);
+        self.laid.resize(steps, ZERO, self.laid.powers.len());
         for panel in 0..panels {
             let features = panel * PANEL..self.dim.min((panel + 1) * PANEL);
             let of = (panel, panels);
@@ -373,12 +393,12 @@ impl Values {
     ) {
         let at = |token: usize| (token / STEP - self.first_step) * panels + panel;
         for token in tokens.clone() {
-            let pair = &mut self.laid.steps[at(token)][token % STEP / 2].0;
+            let pair = &mut self.laid.elements[at(token)][token % STEP / 2].0;
             put(pair, token, value(token).iter().map(|x| u32::from(x.to_bits())));
         }
         let mut magnitudes = Magnitudes::none(simd);
         for token in (tokens.start / 2 * 2..tokens.end).step_by(2) {
-            magnitudes.add(simd, simd.load_pairs(&self.laid.steps[at(token)][token % STEP / 2].0));
+            magnitudes.add(simd, simd.load_pairs(&self.laid.elements[at(token)][token % STEP / 2].0));
         }
         let extent = magnitudes.extent(simd);
         self.finite &= extent.is_finite();
@@ -413,7 +433,7 @@ impl Values {
         self.finite &= powers.as_flattened().iter().all(|p| !p.is_nan());
         self.extent = self.extent.join(Extent::of_scales(format.element, powers));
         for (token, values) in tokens.zip(block) {
-            let step = &mut self.laid.steps[(token / STEP - self.first_step) * panels + panel];
+            let step = &mut self.laid.elements[(token / STEP - self.first_step) * panels + panel];
             put(&mut step[token % STEP / 2].0, token, values.iter().map(|x| x.to_bits() >> 16));
         }
     }
@@ -422,7 +442,7 @@ impl Values {
     #[inline(always)]
     pub(in crate::cpu) fn panel(&self, index: usize) -> WPanel<'_> {
         WPanel {
-            steps: &self.laid.steps[index..],
+            steps: &self.laid.elements[index..],
             scales: self.format.map(|f| Scales { block_size: f.block_size, powers: &self.laid.powers[index..] }),
             stride: self.dim.div_ceil(PANEL),
             first: [self.first_step, self.first_block],
