@@ -46,6 +46,8 @@ enum Values {
     Poisoned,
     /// Subnormal, or nearly: what products of bf16 with bf16 count as zero is then all there is.
     Faint,
+    /// Queries so large that with usual keys attention weights go down to subnormal ones, and to zero.
+    Steep,
     /// Large enough to bring faint values back.
     Huge,
     /// In every block large ones, then the same with the other sign; tiny ones between them, how tiny differing from block to
@@ -70,6 +72,7 @@ fn random(rows: usize, columns: usize, seed: u64, values: Values) -> Matrix {
         let exponent = match values {
             Values::Wild => bits >> 8 & 0xFF,
             Values::Faint => bits >> 8 & 3,
+            Values::Steep => 130 + (bits >> 8 & 7),
             Values::Huge => 230 + (bits >> 8 & 7),
             Values::Usual | Values::Poisoned | Values::Cancelling | Values::Repeated => 120 + (bits >> 8 & 7),
         };
@@ -265,10 +268,11 @@ impl<B: Backend> Suite<'_, B> {
             [small(2), small(1), small(4), small(3)],
         ];
         let mut cases = Vec::new();
-        for shape in [[4, 2, 8], [4, 1, 40], [2, 2, 64]] {
+        for shape in [[4, 2, 8], [2, 1, 20], [4, 1, 40], [2, 2, 64]] {
             for formats in roles {
                 for causal_value_blocks in [false, true] {
-                    for values in [Values::Usual, Values::Poisoned, Values::Faint] {
+                    let usual = [Values::Usual, Values::Poisoned, Values::Faint].map(|values| (Values::Usual, values));
+                    for values in usual.into_iter().chain([(Values::Steep, Values::Usual)]) {
                         cases.push((shape, formats, causal_value_blocks, values));
                     }
                 }
@@ -282,7 +286,7 @@ impl<B: Backend> Suite<'_, B> {
         [heads, kv_heads, head_dim]: [usize; 3],
         [query, key, value, weights]: [Option<BlockFormat>; 4],
         causal_value_blocks: bool,
-        values: Values,
+        (queries, values): (Values, Values),
     ) -> Result<(), String> {
         let a = Attention {
             heads,
@@ -295,18 +299,21 @@ impl<B: Backend> Suite<'_, B> {
         // what plain products sum at a time.
         let mut all =
             vec![vec![vec![0..1, 1..35, 35..80]], vec![vec![0..1, 1..20], vec![20..21, 21..60], vec![60..79, 79..80]]];
-        if head_dim == 8 && values == Values::Usual && [query, key, value, weights] == [None; 4] {
+        if head_dim == 8
+            && (queries, values) == (Values::Usual, Values::Usual)
+            && [query, key, value, weights] == [None; 4]
+        {
             all.push(vec![vec![0..530], vec![530..555]]);
         }
         let rows = if all.len() > 2 { 555 } else { 80 };
-        let q = random(rows, heads * head_dim, 21, Values::Usual);
+        let q = random(rows, heads * head_dim, 21, queries);
         let k = random(rows, kv_heads * head_dim, 22, Values::Usual);
         let v = random(rows, kv_heads * head_dim, 23, values);
         for calls in all {
             let expected = attend(&self.reference, [&q, &k, &v], &a, &calls);
             let found = attend(self.backend, [&q, &k, &v], &a, &calls);
             for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
-                same(&format!("attention, call {i} of {calls:?}, {values:?}, {a:?}"), expected, found)?;
+                same(&format!("attention, call {i} of {calls:?}, {queries:?} by {values:?}, {a:?}"), expected, found)?;
             }
         }
         Ok(())
