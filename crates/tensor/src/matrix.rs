@@ -85,8 +85,9 @@ impl Matrix {
     }
 }
 
-/// At most the activations of 1,024 tokens of a large model: to have memory cleared takes as long as many an operation.
-static SPARE: Spare<Vec<bf16>> = Spare::new(32 << 20);
+/// At most what some batches of a small model need, of which having memory cleared takes a part that shows. Weights too are
+/// matrices before they are quantized, so that more would be kept for nothing.
+static SPARE: Spare<Vec<bf16>> = Spare::new(8 << 20);
 
 /// Whether the memory of so many values is worth keeping.
 fn is_kept(values: usize) -> bool {
