@@ -29,6 +29,13 @@ pub(in crate::cpu) fn floats(from: &[bf16], to: &mut [f32]) {
     to.iter_mut().zip(from).for_each(|(to, x)| *to = float(*x));
 }
 
+/// One or two values as a pair, the first in the low half.
+#[inline(always)]
+pub(in crate::cpu) fn pair(values: &[bf16]) -> u32 {
+    let bits = |i: usize| values.get(i).map_or(0, |x| u32::from(x.to_bits()));
+    bits(0) | bits(1) << 16
+}
+
 /// Copies the first values of 32, as many as there is room for. They are not worth a call, which a loop over them would become.
 #[inline(always)]
 pub(super) fn copy(from: &[bf16; 32], to: &mut [bf16]) {

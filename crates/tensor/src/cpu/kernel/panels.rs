@@ -6,6 +6,7 @@ use half::bf16;
 use microscale_formats::{E8M0, INT8};
 use rayon::prelude::*;
 
+use super::bf16::pair;
 use super::bytes::{BytePanel, ByteStep};
 use super::extent::{Extent, limit, ratio, unit};
 use super::floats::{FloatPanel, FloatStep, float_lanes};
@@ -510,9 +511,8 @@ pub(super) fn step_codes<const BITS: usize>(codes: &[u8], step: usize) -> &[u8] 
 /// Writes a row of bf16 values as the pairs of one output.
 pub(in crate::cpu) fn lay_row(row: &[bf16], output: usize, steps: &mut [Step]) {
     for (step, values) in steps.iter_mut().zip(row.chunks(STEP)) {
-        for (pairs, pair) in step.iter_mut().zip(values.chunks(2)) {
-            let [low, high] = [0, 1].map(|i| pair.get(i).map_or(0, |x| u32::from(x.to_bits())));
-            pairs.0[output] = low | high << 16;
+        for (pairs, values) in step.iter_mut().zip(values.chunks(2)) {
+            pairs.0[output] = pair(values);
         }
     }
 }

@@ -220,7 +220,7 @@ impl Avx512 {
     }
 }
 
-/// The nearest bf16 to numbers that are not negative, subnormal ones as zero if they are to be flushed.
+/// The nearest bf16, ties to even; of numbers that are not negative subnormal ones as zero, if they are to be flushed.
 #[inline(always)]
 fn round_words<const FLUSH: bool>(x: __m512) -> __m256i {
     // SAFETY: called with a proof of AVX-512 at hand only.
@@ -419,13 +419,7 @@ impl Simd for Avx512 {
     fn round(self, x: __m512, to: &mut [bf16; LANES]) {
         // SAFETY: `self` proves AVX-512; sixteen bf16 are 32 bytes.
         unsafe {
-            let bits = _mm512_castps_si512(x);
-            let even = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), even);
-            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-            let rounded = _mm512_mask_or_epi32(nearest, nan, bits, _mm512_set1_epi32(0x40_0000));
-            let high = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
-            _mm256_storeu_si256(to.as_mut_ptr().cast(), high);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), round_words::<false>(x));
         }
     }
     #[inline(always)]

@@ -46,7 +46,7 @@ use std::fmt;
 use half::bf16;
 use microscale_formats::E8M0;
 
-use super::kernel::bf16::{round, rounded};
+use super::kernel::bf16::{pair, round, rounded};
 use super::kernel::operand::pairs_of_floats;
 use crate::math;
 use codes::{CodeTable, PairTable};
@@ -98,9 +98,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     #[inline(always)]
     fn load_values(self, values: &[bf16]) -> Self::Pairs {
         let mut pairs = [0; LANES];
-        for (pair, values) in pairs.iter_mut().zip(values.chunks(2)) {
-            let [low, high] = [0, 1].map(|i| values.get(i).map_or(0, |x| u32::from(x.to_bits())));
-            *pair = low | high << 16;
+        for (to, values) in pairs.iter_mut().zip(values.chunks(2)) {
+            *to = pair(values);
         }
         self.load_pairs(&pairs)
     }
