@@ -13,7 +13,7 @@ use super::operand::{Tile, Uses, step_of, write_pairs};
 use super::product::{Order, Totals, multiply, multiply_tiles};
 use super::scores::{Root, Straight};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
-use super::softmax::softmax;
+use super::softmax::{Weights, softmax};
 use crate::cpu::simd::tiles::{Configured, Tiles};
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
 use crate::reference::PLAIN_CHUNK;
@@ -229,7 +229,7 @@ impl Task<'_> {
             ([queries.rows, room(configured, queries.rows)], dim),
             (self.a.query, uses_in_tiles(configured, self.head.keys.format)),
             #[inline(always)]
-            |r, step, to| {
+            |r, step, to: &mut _| {
                 let head = self.kv_head * group + queries.heads[r];
                 let row = self.rows.start + (queries.positions[r] - self.position);
                 let row = &self.q.row(row)[head * dim..][..dim];
@@ -304,25 +304,13 @@ impl Task<'_> {
         let (dim, values) = (self.a.keys_values.head_dim, &self.head.values);
         let seen = queries.last() + 1;
         let Workspace { scores, stride, reciprocals, weights, one, two, .. } = w;
-        // Subnormal numbers are zero to a product of two plain operands.
-        let flush = self.a.weights.is_none() && values.format.is_none();
+        let plain = self.a.weights.is_none() && values.format.is_none();
         weights.fill(
             simd,
             ([queries.rows, room(configured, queries.rows)], seen),
             (self.a.weights, uses_in_tiles(configured, values.format)),
-            // Weights are zero past their token, up to the end of its step.
-            #[inline(always)]
-            |r, step, to| {
-                let vectors = scores[r * *stride + step * STEP..].as_chunks().0;
-                let by = simd.splat(reciprocals[r]);
-                let (first, second) = (simd.mul(simd.load(&vectors[0]), by), simd.mul(simd.load(&vectors[1]), by));
-                let pairs = if flush {
-                    simd.round_pairs::<true>(first, second)
-                } else {
-                    simd.round_pairs::<false>(first, second)
-                };
-                simd.store_pairs(pairs, to);
-            },
+            // They are zero past their token, up to the end of its step.
+            Weights { exponentials: scores, stride: *stride, reciprocals, flush: plain },
         );
         let x = weights.view(self.a.weights);
         let product = Product::new(configured, &x, values.extent, [self.a.weights, values.format]);

@@ -40,6 +40,27 @@ pub(in crate::cpu) struct Uses {
     pub(in crate::cpu) words: bool,
 }
 
+/// Rows that a tile is filled with.
+pub(in crate::cpu) trait Rows<S: Simd> {
+    /// Writes the pairs of a step of row `r`, zero beyond the last element.
+    fn pairs(&self, simd: S, r: usize, step: usize, to: &mut [u32; LANES]);
+
+    /// [`Quantizer::step`], `scaled`, of a step of all rows, from something better than pairs; none where there is nothing
+    /// better, or where a block needs care.
+    #[inline(always)]
+    fn quantized(&self, _: S, _: &Quantizer, _step: usize, _to: &mut [Lanes]) -> Option<[f32; TILE]> {
+        None
+    }
+}
+
+/// Pairs that a function writes, given the row and the step.
+impl<S: Simd, F: Fn(usize, usize, &mut [u32; LANES])> Rows<S> for F {
+    #[inline(always)]
+    fn pairs(&self, _: S, r: usize, step: usize, to: &mut [u32; LANES]) {
+        self(r, step, to);
+    }
+}
+
 /// Up to sixteen rows of an operand.
 #[derive(Clone, Debug, Default)]
 pub(in crate::cpu) struct Tile {
@@ -86,7 +107,7 @@ impl Operand {
             let some = TILE.min(rows - tile * TILE);
             let stride = if few { rows } else { TILE };
             dispatch!(isa, simd => {
-                to.fill(simd, ([some, stride], k), (format, uses), #[inline(always)] |r, step, to| {
+                to.fill(simd, ([some, stride], k), (format, uses), #[inline(always)] |r, step, to: &mut _| {
                     let values = step_of(x.row(tile * TILE + r), step);
                     simd.prefetch(&values[0]);
                     write_pairs(simd, values, to);
@@ -141,16 +162,15 @@ impl Reusable for Tile {
 }
 
 impl Tile {
-    /// Quantizes rows of `k` elements along k, or takes them as they are, in place of what was there; `pairs(r, step, to)` writes
-    /// those of a step of row r, zero beyond k. There is room for `stride` rows, of which those beyond `rows` become
-    /// zero.
+    /// Quantizes rows of `k` elements along k, or takes them as they are, in place of what was there. There is room for `stride`
+    /// rows, of which those beyond `rows` become zero.
     #[inline(always)]
     pub(in crate::cpu) fn fill<S: Simd>(
         &mut self,
         simd: S,
         ([rows, stride], k): ([usize; 2], usize),
         (format, uses): (Option<BlockFormat>, Uses),
-        pairs: impl Fn(usize, usize, &mut [u32; LANES]),
+        source: impl Rows<S>,
     ) {
         let steps = k.div_ceil(STEP);
         self.clear(stride);
@@ -162,7 +182,7 @@ impl Tile {
                 self.lanes.resize(steps * stride, Lanes::ZERO);
                 for (step, lanes) in self.lanes.chunks_exact_mut(stride).enumerate() {
                     for (r, lanes) in lanes[..rows].iter_mut().enumerate() {
-                        pairs(r, step, &mut lanes.0);
+                        source.pairs(simd, r, step, &mut lanes.0);
                         values.add(simd, simd.load_pairs(&lanes.0));
                     }
                     lanes[rows..].fill(Lanes::ZERO);
@@ -170,7 +190,7 @@ impl Tile {
                 self.extent = Some(values.extent(simd));
             }
             Some(format) if format.block_size == STEP => {
-                if let Some(extent) = self.fill_bytes(simd, (rows, steps), (format, uses), &pairs) {
+                if let Some(extent) = self.fill_bytes(simd, (rows, steps), (format, uses), &source) {
                     (self.dequantized, self.extent) = (true, Some(extent));
                     return;
                 }
@@ -178,7 +198,7 @@ impl Tile {
                 // far from 1, as those are likely to that follow on such.
                 let mut scaled = stride == TILE && !self.far;
                 loop {
-                    let extent = self.fill_steps(simd, (rows, steps), (format, uses), scaled, &pairs);
+                    let extent = self.fill_steps(simd, (rows, steps), (format, uses), scaled, &source);
                     self.far = extent.dequantized().is_none();
                     self.dequantized = scaled && !self.far;
                     self.extent = if scaled { extent.dequantized() } else { Some(extent) };
@@ -190,7 +210,7 @@ impl Tile {
                 }
             }
             Some(format) => {
-                self.fill_blocks(simd, (rows, k), (format, uses), pairs);
+                self.fill_blocks(simd, (rows, k), (format, uses), &source);
             }
         }
     }
@@ -203,7 +223,7 @@ impl Tile {
         simd: S,
         (rows, steps): (usize, usize),
         (format, uses): (BlockFormat, Uses),
-        pairs: &impl Fn(usize, usize, &mut [u32; LANES]),
+        source: &impl Rows<S>,
     ) -> Option<Extent> {
         let words = simd.words().filter(|_| self.stride == TILE && uses.with(format.element).bytes)?;
         let quantizer = Quantizer::new(format);
@@ -213,7 +233,7 @@ impl Tile {
         self.make_room(steps, Uses { bytes: true, ..Uses::default() });
         for (step, to) in self.bytes.as_chunks_mut().0.iter_mut().enumerate() {
             for (r, lanes) in lanes[..rows].iter_mut().enumerate() {
-                pairs(r, step, &mut lanes.0);
+                source.pairs(simd, r, step, &mut lanes.0);
             }
             to[rows..].fill(StepBytes::default());
             range.add(&quantizer.step_in_bytes(words, &lanes[..rows], to)?);
@@ -231,7 +251,7 @@ impl Tile {
         (rows, steps): (usize, usize),
         (format, uses): (BlockFormat, Uses),
         scaled: bool,
-        pairs: &impl Fn(usize, usize, &mut [u32; LANES]),
+        source: &impl Rows<S>,
     ) -> Extent {
         let quantizer = Quantizer::new(format);
         let unit = unit(format.element);
@@ -244,14 +264,22 @@ impl Tile {
         // Of few rows several steps are quantized side by side, as the rows of a tile are.
         let together = TILE / self.stride;
         for (group, lanes) in all.chunks_mut(together * self.stride).enumerate() {
-            for (s, lanes) in lanes.chunks_exact_mut(self.stride).enumerate() {
-                for (r, lanes) in lanes[..rows].iter_mut().enumerate() {
-                    pairs(r, group * together + s, &mut lanes.0);
-                }
+            for lanes in lanes.chunks_exact_mut(self.stride) {
                 lanes[rows..].fill(Lanes::ZERO);
             }
-            let count = if together == 1 { rows } else { lanes.len() };
-            let group_powers = quantizer.step(simd, &mut lanes[..count], scaled);
+            let at_once = if scaled { source.quantized(simd, &quantizer, group, &mut lanes[..rows]) } else { None };
+            let group_powers = at_once.unwrap_or_else(
+                #[inline(always)]
+                || {
+                    for (s, lanes) in lanes.chunks_exact_mut(self.stride).enumerate() {
+                        for (r, lanes) in lanes[..rows].iter_mut().enumerate() {
+                            source.pairs(simd, r, group * together + s, &mut lanes.0);
+                        }
+                    }
+                    let count = if together == 1 { rows } else { lanes.len() };
+                    quantizer.step(simd, &mut lanes[..count], scaled)
+                },
+            );
             range.add(&group_powers);
             for (s, lanes) in lanes.chunks_exact(self.stride).enumerate() {
                 let mut powers = group_powers;
@@ -285,7 +313,7 @@ impl Tile {
         simd: S,
         (rows, k): (usize, usize),
         (format, uses): (BlockFormat, Uses),
-        pairs: impl Fn(usize, usize, &mut [u32; LANES]),
+        source: &impl Rows<S>,
     ) {
         let quantizer = Quantizer::new(format);
         let blocks = k.div_ceil(format.block_size);
@@ -296,7 +324,7 @@ impl Tile {
         for r in 0..rows {
             for (step, to) in row.as_chunks_mut::<STEP>().0.iter_mut().enumerate() {
                 let mut own = [0; LANES];
-                pairs(r, step, &mut own);
+                source.pairs(simd, r, step, &mut own);
                 for (to, pair) in to.as_chunks_mut::<2>().0.iter_mut().zip(own) {
                     *to = [f32::from_bits(pair << 16), f32::from_bits(pair & 0xFFFF_0000)];
                 }

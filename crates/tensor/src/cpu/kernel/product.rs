@@ -14,7 +14,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
 
-mod steps;
+pub(super) mod steps;
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -24,7 +24,7 @@ use super::linear::FEW;
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use crate::cpu::simd::tiles::{Configured, Lanes, Step, Sums};
 use crate::cpu::simd::{LANES, Simd};
-use steps::add_steps;
+use steps::{ALL, NONE, PANELS, add_steps};
 
 /// The totals of a tile by `P` panels: f32, before bias and rounding.
 #[derive(Clone, Copy)]
@@ -111,22 +111,23 @@ fn multiply_inlined<S: Simd, const P: usize>(
     if S::ROWS == HALF && order.chunk == STEP && order.is_fast() {
         let steps = span.start / STEP..span.end / STEP;
         if rows == (0..TILE) {
-            let scaled = !x.is_unscaled() || w.iter().any(|w| w.scales.is_some());
+            let scaled = w.iter().any(|w| w.scales.is_some());
             for first in [0, HALF] {
-                if scaled {
-                    add_steps::<S, P, HALF, true>(simd, (x, first), w, steps.clone(), totals);
-                } else {
-                    add_steps::<S, P, HALF, false>(simd, (x, first), w, steps.clone(), totals);
+                let (some, steps) = ((x, first), steps.clone());
+                match (x.is_unscaled(), scaled) {
+                    (true, false) => add_steps::<S, P, HALF, NONE>(simd, some, w, steps, totals),
+                    (true, true) => add_steps::<S, P, HALF, PANELS>(simd, some, w, steps, totals),
+                    _ => add_steps::<S, P, HALF, ALL>(simd, some, w, steps, totals),
                 }
             }
         } else {
             for row in rows.clone().step_by(4) {
                 let (some, steps) = ((x, row), steps.clone());
                 match rows.end - row {
-                    1 => add_steps::<S, P, 1, true>(simd, some, w, steps, totals),
-                    2 => add_steps::<S, P, 2, true>(simd, some, w, steps, totals),
-                    3 => add_steps::<S, P, 3, true>(simd, some, w, steps, totals),
-                    _ => add_steps::<S, P, 4, true>(simd, some, w, steps, totals),
+                    1 => add_steps::<S, P, 1, ALL>(simd, some, w, steps, totals),
+                    2 => add_steps::<S, P, 2, ALL>(simd, some, w, steps, totals),
+                    3 => add_steps::<S, P, 3, ALL>(simd, some, w, steps, totals),
+                    _ => add_steps::<S, P, 4, ALL>(simd, some, w, steps, totals),
                 }
             }
         }

@@ -243,9 +243,29 @@ impl Quantizer {
     /// block's scale sees to.
     #[inline(always)]
     fn values<S: Simd>(&self, simd: S, x: S::F32, inverse: S::F32) -> S::F32 {
-        let Steps { bits, sum, shift, .. } = self.steps(simd, x, inverse);
-        let magnitude = simd.min_bits(simd.bits(simd.sub(sum, shift)), simd.splat_pairs(self.max.to_bits()));
-        simd.with_bits(simd.or(magnitude, simd.and(bits, simd.splat_pairs(!MAGNITUDE))))
+        let bits = simd.bits(simd.mul(x, inverse));
+        let magnitude = self.magnitudes(simd, simd.with_bits(simd.and(bits, simd.splat_pairs(MAGNITUDE))));
+        simd.with_bits(simd.or(simd.bits(magnitude), simd.and(bits, simd.splat_pairs(!MAGNITUDE))))
+    }
+
+    /// The same of magnitudes that are scaled.
+    #[inline(always)]
+    fn magnitudes<S: Simd>(&self, simd: S, x: S::F32) -> S::F32 {
+        self.nearest(simd, x, [self.min_exponent, self.max.to_bits()])
+    }
+
+    /// Magnitudes to the nearest multiples of a step, ties to even, at most the largest number: a step is the last bit that
+    /// numbers of their power of two have, or the smallest normal number has. Both numbers are given as bits, and may be scaled.
+    ///
+    /// A multiple of that power of two, whose last bit is worth one step, is added and taken away again. It is the number itself
+    /// that is multiplied: its lower bits are even multiples of what the last bit of the sum is worth, so that they change neither
+    /// rounding nor ties.
+    #[inline(always)]
+    fn nearest<S: Simd>(&self, simd: S, x: S::F32, [lowest, largest]: [u32; 2]) -> S::F32 {
+        let normal = simd.with_bits(simd.max_bits(simd.bits(x), simd.splat_pairs(lowest)));
+        let sum = simd.fma(normal, simd.splat(self.magic), x);
+        let nearest = simd.fma(normal, simd.splat(-self.magic), sum);
+        simd.with_bits(simd.min_bits(simd.bits(nearest), simd.splat_pairs(largest)))
     }
 
     /// Their codes.

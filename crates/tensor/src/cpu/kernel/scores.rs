@@ -6,8 +6,9 @@ use std::ops::Range;
 
 use super::bf16::rounded;
 use super::linear::FEW;
+use super::product::steps::{ALL, PANELS, with_steps};
 use super::product::steps_of;
-use super::sides::{PANEL, WPanel, XTile};
+use super::sides::{PANEL, STEP, WPanel, XTile};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
 
@@ -100,6 +101,14 @@ impl Straight<'_> {
     /// The products, in the canonical order.
     #[inline(always)]
     fn totals<S: Simd, const R: usize>(&self, simd: S, w: &[WPanel<'_>; 2], first: usize) -> [[S::F32; 2]; R] {
+        if R > FEW && self.chunk == STEP && self.k.is_multiple_of(STEP) {
+            let (some, steps, nothing) = ((self.x, first), 0..self.k / STEP, [[simd.splat(0.0); 2]; R]);
+            return if self.x.is_unscaled() {
+                with_steps::<S, 2, R, PANELS>(simd, some, w, steps, nothing)
+            } else {
+                with_steps::<S, 2, R, ALL>(simd, some, w, steps, nothing)
+            };
+        }
         // Mostly there is one chunk: then no totals take up registers while it is summed.
         let mut totals = self.with_chunk::<S, R>(simd, w, (first, 0), [[simd.splat(0.0); 2]; R]);
         for start in (self.chunk..self.k).step_by(self.chunk) {

@@ -3,7 +3,10 @@
 
 use std::array::from_fn;
 
-use super::sides::TILE;
+use super::operand::Rows;
+use super::quantize::Quantizer;
+use super::sides::{STEP, TILE};
+use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{LANES, Simd};
 
 /// The exponentials of the first `lengths[r]` elements of each row over the row's largest, in place; rows are `stride` apart.
@@ -36,6 +39,47 @@ pub(in crate::cpu) fn softmax<S: Simd>(simd: S, rows: &mut [f32], stride: usize,
         #[inline(always)]
         |lanes| 1.0 / fold(lanes),
     )
+}
+
+/// What [`softmax`] left behind, multiplied and rounded to bf16, as rows of a tile.
+pub(super) struct Weights<'a> {
+    /// Rows that are `stride` apart, up to the end of a step.
+    pub(super) exponentials: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) reciprocals: &'a [f32; TILE],
+    /// Whether subnormal numbers become zero, as they are to a product of two plain operands.
+    pub(super) flush: bool,
+}
+
+impl Weights<'_> {
+    /// The exponentials of a step.
+    #[inline(always)]
+    fn step(&self, r: usize, step: usize) -> [&[f32; LANES]; 2] {
+        let vectors = self.exponentials[r * self.stride + step * STEP..].as_chunks().0;
+        [&vectors[0], &vectors[1]]
+    }
+}
+
+impl<S: Simd> Rows<S> for Weights<'_> {
+    #[inline(always)]
+    fn pairs(&self, simd: S, r: usize, step: usize, to: &mut [u32; LANES]) {
+        let ([first, second], by) = (self.step(r, step), simd.splat(self.reciprocals[r]));
+        let (first, second) = (simd.mul(simd.load(first), by), simd.mul(simd.load(second), by));
+        let pairs =
+            if self.flush { simd.round_pairs::<true>(first, second) } else { simd.round_pairs::<false>(first, second) };
+        simd.store_pairs(pairs, to);
+    }
+
+    #[inline(always)]
+    fn quantized(&self, simd: S, quantizer: &Quantizer, step: usize, to: &mut [Lanes]) -> Option<[f32; TILE]> {
+        quantizer.step_of_products(
+            simd,
+            #[inline(always)]
+            |r| self.step(r, step),
+            self.reciprocals,
+            to,
+        )
+    }
 }
 
 /// The largest of all lanes, NaN left out.

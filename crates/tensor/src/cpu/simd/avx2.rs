@@ -187,6 +187,18 @@ impl Simd for Avx2 {
         unsafe { [_mm256_sll_epi32(x[0], _mm_cvtsi32_si128(by as i32)), _mm256_sll_epi32(x[1], _mm_cvtsi32_si128(by as i32))] }
     }
     #[inline(always)]
+    fn join(self, first: Self::F32, second: Self::F32) -> Self::Pairs {
+        let [first, second] = [self.shift_right(self.bits(first), 16), self.shift_right(self.bits(second), 16)];
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            // Packing takes a quarter of each in turn.
+            [
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(first[0], first[1])),
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(second[0], second[1])),
+            ]
+        }
+    }
+    #[inline(always)]
     fn shift_right(self, x: Self::Pairs, by: u32) -> Self::Pairs {
         // SAFETY: `self` proves AVX2.
         unsafe { [_mm256_srl_epi32(x[0], _mm_cvtsi32_si128(by as i32)), _mm256_srl_epi32(x[1], _mm_cvtsi32_si128(by as i32))] }

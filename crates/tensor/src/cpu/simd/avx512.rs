@@ -68,6 +68,9 @@ macro_rules! avx512_methods {
             fn splat_pairs(x: u32) -> __m512i;
             fn above(x: &[f32; LANES], limit: f32) -> u16;
             fn largest(x: __m512i) -> u32;
+            fn largest_of_rows(rows: impl Fn(usize) -> __m512i) -> [u32; LANES];
+            fn largest_magnitudes(rows: impl Fn(usize) -> __m512i) -> [u32; LANES];
+            fn join(first: __m512, second: __m512) -> __m512i;
             fn bit_or(x: __m512i) -> u32;
             fn total(x: __m512) -> f32;
             fn round(x: __m512, to: &mut [bf16; LANES]);
@@ -241,6 +244,38 @@ fn round_words<const FLUSH: bool>(x: __m512) -> __m256i {
     }
 }
 
+/// Joins all lanes of each of sixteen vectors: lane `r` of the answer is what becomes of vector `r`. Half of two vectors with
+/// their other half, and so on: for all of them that takes not much more than it takes for three.
+#[inline(always)]
+fn across_rows(rows: impl Fn(usize) -> __m512i, join: impl Fn(__m512i, __m512i) -> __m512i) -> __m512i {
+    // SAFETY: called with a proof of AVX-512 at hand only.
+    unsafe {
+        let mut fours = [_mm512_setzero_si512(); 4];
+        for (i, four) in fours.iter_mut().enumerate() {
+            let [a, b, c, d] = [rows(4 * i), rows(4 * i + 1), rows(4 * i + 2), rows(4 * i + 3)];
+            let two = join(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let other = join(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            *four = join(_mm512_unpacklo_epi64(two, other), _mm512_unpackhi_epi64(two, other));
+        }
+        // Every quarter of a vector now has four rows, of a quarter of the lanes.
+        let [a, b, c, d] = fours;
+        let eight = join(_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xDD>(a, b));
+        let other = join(_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xDD>(c, d));
+        join(_mm512_shuffle_i32x4::<0x88>(eight, other), _mm512_shuffle_i32x4::<0xDD>(eight, other))
+    }
+}
+
+/// The places of the odd words of two vectors.
+const fn odd_words() -> [u32; LANES] {
+    let mut places = [0; LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        places[lane] = (4 * lane as u32 + 1) | (4 * lane as u32 + 3) << 16;
+        lane += 1;
+    }
+    places
+}
+
 /// Low and high bytes of 64 values to two vectors of pairs.
 #[inline(always)]
 pub(super) fn interleave(low: __m512i, high: __m512i) -> [__m512i; 2] {
@@ -406,6 +441,36 @@ impl Simd for Avx512 {
         unsafe { _mm512_reduce_max_epu32(x) }
     }
     #[inline(always)]
+    fn largest_of_rows(self, rows: impl Fn(usize) -> __m512i) -> [u32; LANES] {
+        let mut largest = [0; LANES];
+        // SAFETY: `self` proves AVX-512.
+        self.store_pairs(across_rows(rows, #[inline(always)] |a, b| unsafe { _mm512_max_epu32(a, b) }), &mut largest);
+        largest
+    }
+    #[inline(always)]
+    fn largest_magnitudes(self, rows: impl Fn(usize) -> __m512i) -> [u32; LANES] {
+        let (mut largest, magnitudes) = ([0; LANES], self.splat_pairs(0x7FFF_7FFF));
+        // Words, of which two are left in every lane.
+        let words = across_rows(
+            #[inline(always)]
+            |r| self.and(rows(r), magnitudes),
+            // SAFETY: `self` proves AVX-512.
+            #[inline(always)]
+            |a, b| unsafe { _mm512_max_epu16(a, b) },
+        );
+        let high = self.and(words, self.splat_pairs(0xFFFF_0000));
+        self.store_pairs(self.max_bits(high, self.shift_left(words, 16)), &mut largest);
+        largest
+    }
+    #[inline(always)]
+    fn join(self, first: __m512, second: __m512) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            let odd_words = self.load_pairs(const { &odd_words() });
+            _mm512_permutex2var_epi16(_mm512_castps_si512(first), odd_words, _mm512_castps_si512(second))
+        }
+    }
+    #[inline(always)]
     fn bit_or(self, x: __m512i) -> u32 {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_reduce_or_epi32(x) as u32 }
@@ -535,7 +600,6 @@ impl IntegerProducts for Avx512 {
 impl Words for Avx512 {
     lanewise! { 1;
         sub_words(a: Pairs, b: Pairs) -> Pairs = _mm512_subs_epu16;
-        wrapping_sub_words(a: Pairs, b: Pairs) -> Pairs = _mm512_sub_epi16;
         add_words(a: Pairs, b: Pairs) -> Pairs = _mm512_adds_epu16;
         min_words(a: Pairs, b: Pairs) -> Pairs = _mm512_min_epu16;
         shift_words_left(x: Pairs, by: Pairs) -> Pairs = _mm512_sllv_epi16;
@@ -564,11 +628,6 @@ impl Words for Avx512 {
             let sum = _mm_cvtsi128_si32(two) + _mm_extract_epi32::<2>(two);
             (quads, sum - 128 * 2 * LANES as i32)
         }
-    }
-    #[inline(always)]
-    fn words_where_not_zero(self, x: __m512i, other: __m512i) -> __m512i {
-        // SAFETY: `self` proves AVX-512.
-        unsafe { _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(other, other), x) }
     }
     #[inline(always)]
     fn largest_word(self, x: __m512i) -> u16 {

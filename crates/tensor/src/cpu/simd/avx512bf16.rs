@@ -107,6 +107,11 @@ impl Simd for Avx512Bf16 {
         }
     }
     #[inline(always)]
+    fn round_normal_pairs(self, first: __m512, second: __m512) -> __m512i {
+        // SAFETY: `self` proves AVX-512 BF16; both types are 512 bits of bf16.
+        unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) }
+    }
+    #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
         let codes = self.0.base().codes::<BITS>(step, quad);
         let PairTable { low, high, .. } = &table.halves;

@@ -140,6 +140,27 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.store_pairs(x, &mut lanes);
         lanes.into_iter().fold(0, u32::max)
     }
+    /// The largest lane of each of sixteen rows.
+    #[inline(always)]
+    fn largest_of_rows(self, rows: impl Fn(usize) -> Self::Pairs) -> [u32; LANES] {
+        let mut largest = [0; LANES];
+        for (r, largest) in largest.iter_mut().enumerate() {
+            *largest = self.largest(rows(r));
+        }
+        largest
+    }
+    /// The largest magnitude of each of sixteen rows of bf16, as the bits of an `f32`: as integers, magnitudes are ordered, with
+    /// NaN above infinity above the rest.
+    #[inline(always)]
+    fn largest_magnitudes(self, rows: impl Fn(usize) -> Self::Pairs) -> [u32; LANES] {
+        self.largest_of_rows(
+            #[inline(always)]
+            |r| {
+                let ([even, odd], magnitude) = (self.floats(rows(r)), self.splat_pairs(0x7FFF_FFFF));
+                self.max_bits(self.and(self.bits(even), magnitude), self.and(self.bits(odd), magnitude))
+            },
+        )
+    }
     /// All lanes or-ed together.
     #[inline(always)]
     fn bit_or(self, x: Self::Pairs) -> u32 {
@@ -189,6 +210,28 @@ pub(crate) trait Simd: Copy + Send + Sync {
         }
         self.load_pairs(&pairs_of_floats(&values))
     }
+    /// The same of numbers below 2^111, where only zeros and such as are far above subnormal ones count: what the others
+    /// become is tiny, or zero.
+    #[inline(always)]
+    fn round_normal_pairs(self, first: Self::F32, second: Self::F32) -> Self::Pairs {
+        self.join(self.nearest_normal(first), self.nearest_normal(second))
+    }
+    /// Likewise, as `f32`. A multiple with a last bit as large as the number's is to be is added and taken away again.
+    #[inline(always)]
+    fn nearest_normal(self, x: Self::F32) -> Self::F32 {
+        let multiple = (1 << 16) as f32;
+        self.fma(x, self.splat(-multiple), self.fma(x, self.splat(multiple), x))
+    }
+    /// Values that are bf16, first sixteen and then as many more, as pairs.
+    #[inline(always)]
+    fn join(self, first: Self::F32, second: Self::F32) -> Self::Pairs {
+        let mut values = [0.0; 2 * LANES];
+        if let [low, high] = values.as_chunks_mut().0 {
+            self.store(first, low);
+            self.store(second, high);
+        }
+        self.load_pairs(&pairs_of_floats(&values))
+    }
     /// [`math::exp_of_negative`].
     #[inline(always)]
     fn exp_of_negative(self, x: Self::F32) -> Self::F32 {
@@ -235,8 +278,6 @@ pub(crate) trait Words: Simd {
     fn splat_words(self, x: u16) -> Self::Pairs;
     /// The difference, 0 where it would be negative.
     fn sub_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
-    /// The difference, modulo 2^16.
-    fn wrapping_sub_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
     /// The sum, the largest word where it would be more.
     fn add_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
     fn min_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
@@ -245,8 +286,6 @@ pub(crate) trait Words: Simd {
     fn shift_words_right(self, x: Self::Pairs, by: Self::Pairs) -> Self::Pairs;
     /// The two's complement of the words whose `sign` has its top bit set, the others as they are.
     fn negate_words(self, x: Self::Pairs, sign: Self::Pairs) -> Self::Pairs;
-    /// `x` where the other word is not zero, else zero.
-    fn words_where_not_zero(self, x: Self::Pairs, other: Self::Pairs) -> Self::Pairs;
     fn largest_word(self, x: Self::Pairs) -> u16;
     /// Words that are signed bytes, as such, and their sum.
     fn bytes_of_words(self, x: Self::Pairs) -> ([u32; codes::QUADS], i32);

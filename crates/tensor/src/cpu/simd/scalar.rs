@@ -189,12 +189,6 @@ impl Words for Scalar {
         let quads = from_fn(|quad| u32::from_le_bytes(from_fn(|i| byte(4 * quad + i))));
         (quads, (0..2 * LANES).map(|i| i32::from(byte(i).cast_signed())).sum())
     }
-    fn wrapping_sub_words(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
-        from_fn(|i| each(a[i], b[i], u16::wrapping_sub))
-    }
-    fn words_where_not_zero(self, x: Self::Pairs, other: Self::Pairs) -> Self::Pairs {
-        from_fn(|i| each(x[i], other[i], |x, other| if other == 0 { 0 } else { x }))
-    }
     fn largest_word(self, x: Self::Pairs) -> u16 {
         x.into_iter().map(|pair| (pair as u16).max((pair >> 16) as u16)).fold(0, u16::max)
     }

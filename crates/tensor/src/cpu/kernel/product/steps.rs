@@ -9,11 +9,9 @@ use crate::cpu::kernel::linear::FEW;
 use crate::cpu::kernel::sides::{PANEL, STEP, WPanel, XTile};
 use crate::cpu::simd::{LANES, Simd};
 
-/// Adds the products of `R` rows from `first` on with all panels to the totals, which before step 0 are taken for 0. They stay in
-/// registers if there are enough; half a tile by two panels takes all for its sums, and a load and a store of every total once
-/// per step is then less than the loads of one panel at a time. Scales are taken for 1 unless they are `SCALED`.
+/// Adds the products of `R` rows from `first` on with all panels to the totals, which before step 0 are taken for 0.
 #[inline(always)]
-pub(super) fn add_steps<S: Simd, const P: usize, const R: usize, const SCALED: bool>(
+pub(super) fn add_steps<S: Simd, const P: usize, const R: usize, const SCALES: u8>(
     simd: S,
     (x, first): (&XTile<'_>, usize),
     w: &[WPanel<'_>; P],
@@ -29,6 +27,32 @@ pub(super) fn add_steps<S: Simd, const P: usize, const R: usize, const SCALED: b
             }
         }
     }
+    own = with_steps::<S, P, R, SCALES>(simd, (x, first), w, steps, own);
+    for r in 0..R {
+        for p in 0..P {
+            simd.store(own[r][p], &mut totals[r][p]);
+        }
+    }
+}
+
+/// The scales that are not 1: none.
+pub(in crate::cpu::kernel) const NONE: u8 = 0;
+/// Those of the panels at most.
+pub(in crate::cpu::kernel) const PANELS: u8 = 1;
+/// Those of rows and panels.
+pub(in crate::cpu::kernel) const ALL: u8 = 2;
+
+/// Totals of `R` rows from `first` on and what the products with all panels add to them. They stay in registers if there are
+/// enough; half a tile by two panels takes all for its sums, and a load and a store of every total once per step is then less
+/// than the loads of one panel at a time.
+#[inline(always)]
+pub(in crate::cpu::kernel) fn with_steps<S: Simd, const P: usize, const R: usize, const SCALES: u8>(
+    simd: S,
+    (x, first): (&XTile<'_>, usize),
+    w: &[WPanel<'_>; P],
+    steps: Range<usize>,
+    mut totals: [[S::F32; P]; R],
+) -> [[S::F32; P]; R] {
     let last = steps.end.saturating_sub(1);
     for step in steps {
         let rows = x.rows::<R>(step, first);
@@ -59,18 +83,16 @@ pub(super) fn add_steps<S: Simd, const P: usize, const R: usize, const SCALED: b
         for p in 0..P {
             let w = simd.load(w[p].power(step * STEP).unwrap_or(&[1.0; PANEL]));
             for r in 0..R {
-                own[r][p] = if SCALED {
-                    let power = simd.mul(w, simd.splat(x.power(step * STEP, first + r)));
-                    simd.fma(sums[r][p], power, own[r][p])
-                } else {
-                    simd.add(sums[r][p], own[r][p])
+                totals[r][p] = match SCALES {
+                    NONE => simd.add(sums[r][p], totals[r][p]),
+                    PANELS => simd.fma(sums[r][p], w, totals[r][p]),
+                    _ => {
+                        let power = simd.mul(w, simd.splat(x.power(step * STEP, first + r)));
+                        simd.fma(sums[r][p], power, totals[r][p])
+                    }
                 };
             }
         }
     }
-    for r in 0..R {
-        for p in 0..P {
-            simd.store(own[r][p], &mut totals[r][p]);
-        }
-    }
+    totals
 }

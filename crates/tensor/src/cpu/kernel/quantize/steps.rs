@@ -3,18 +3,15 @@
 
 use microscale_formats::ScaleRule;
 
-use super::words::{MAGNITUDES, ONES, WordSteps};
-use super::{Quantizer, joined, largest};
+use super::words::{MAGNITUDES, SIGNS, WordSteps};
+use super::{MAGNITUDE, Quantizer, joined};
 use crate::cpu::kernel::extent::unit;
 use crate::cpu::kernel::sides::{StepBytes, TILE};
 use crate::cpu::simd::tiles::Lanes;
-use crate::cpu::simd::{Simd, Words};
+use crate::cpu::simd::{LANES, Simd, Words};
 
-/// The exponents of two bf16.
-const EXPONENTS: u32 = 0x7F80_7F80;
-
-/// Exponent field of the first number that may be too large for what is done side by side.
-const TOO_LARGE: u32 = 240;
+/// Exponent field of the first number that may be too large for what is done side by side: 2^22 times as much is added to it.
+const TOO_LARGE: u32 = 230;
 
 impl Quantizer {
     /// Takes a step of up to sixteen rows, pairs of bf16, to the nearest element values, in place, and answers with the
@@ -22,11 +19,7 @@ impl Quantizer {
     /// sign in blocks of zeros, times the scale if they are to be `scaled`: what that is beyond bf16 is not defined.
     #[inline(always)]
     pub(in crate::cpu) fn step<S: Simd>(&self, simd: S, rows: &mut [Lanes], scaled: bool) -> [f32; TILE] {
-        let side_by_side = match simd.words() {
-            Some(words) => self.step_in_words(words, rows, scaled),
-            None => self.step_in_floats(simd, rows, scaled),
-        };
-        side_by_side.unwrap_or_else(
+        self.step_side_by_side(simd, rows, scaled).unwrap_or_else(
             #[inline(always)]
             || self.step_by_blocks(simd, rows, scaled),
         )
@@ -49,48 +42,66 @@ impl Quantizer {
         powers
     }
 
-    /// In lanes of 32 bits; none where a block needs care.
+    /// All of them at once; none where a block needs care.
     #[inline(always)]
-    fn step_in_floats<S: Simd>(&self, simd: S, rows: &mut [Lanes], scaled: bool) -> Option<[f32; TILE]> {
-        let bytes = self.scales_of(
-            rows,
-            #[inline(always)]
-            |row| {
-                let [even, odd] = simd.floats(simd.load_pairs(&row.0));
-                largest(simd, even, odd)
-            },
-        )?;
-        let powers = bytes.map(|byte| f32::from_bits(byte << 23));
+    pub(super) fn step_side_by_side<S: Simd>(&self, simd: S, rows: &mut [Lanes], scaled: bool) -> Option<[f32; TILE]> {
+        let bytes = self.scales_of(simd, rows)?;
+        if scaled {
+            let range = ScaledRange::of(self, bytes);
+            for (r, row) in rows.iter_mut().enumerate() {
+                let pairs = simd.load_pairs(&row.0);
+                let [even, odd] = simd.floats(pairs);
+                let limits = [range.lowest[r], range.most[r]];
+                let even = self.nearest(simd, magnitude(simd, even), limits);
+                let odd = self.nearest(simd, magnitude(simd, odd), limits);
+                store_signed(simd, [even, odd], pairs, row);
+            }
+            return Some(range.powers);
+        }
         let inverses = bytes.map(|byte| f32::from_bits((254 - byte) << 23));
         for (r, row) in rows.iter_mut().enumerate() {
-            let inverse = simd.splat(inverses[r]);
-            let [even, odd] = simd.floats(simd.load_pairs(&row.0));
-            let mut halves = [self.values(simd, even, inverse), self.values(simd, odd, inverse)];
-            if scaled {
-                let scale = simd.splat(powers[r]);
-                halves = [simd.mul(halves[0], scale), simd.mul(halves[1], scale)];
-            }
-            simd.store_pairs(joined(simd, halves), &mut row.0);
-        }
-        Some(powers)
-    }
-
-    /// In lanes of 16 bits, half as many vectors; likewise.
-    #[inline(always)]
-    pub(super) fn step_in_words<S: Words>(&self, simd: S, rows: &mut [Lanes], scaled: bool) -> Option<[f32; TILE]> {
-        let bytes = self.scales_of_words(simd, rows)?;
-        let max = self.max.to_bits() >> 16;
-        let (mut lowest, mut most, mut back) = ([0; TILE], [0; TILE], [0; TILE]);
-        for (i, byte) in bytes.into_iter().enumerate() {
-            lowest[i] = twice(byte.wrapping_add_signed(self.lowest));
-            most[i] = twice((max + (byte << 7)).wrapping_sub(127 << 7));
-            back[i] = twice(if scaled { 0 } else { (byte << 7).wrapping_sub(127 << 7) });
-        }
-        for (r, row) in rows.iter_mut().enumerate() {
-            let values = self.word_values(simd, simd.load_pairs(&row.0), lowest[r], most[r], back[r]);
-            simd.store_pairs(values, &mut row.0);
+            let (pairs, inverse) = (simd.load_pairs(&row.0), simd.splat(inverses[r]));
+            let [even, odd] = simd.floats(pairs);
+            let even = self.magnitudes(simd, magnitude(simd, simd.mul(even, inverse)));
+            let odd = self.magnitudes(simd, magnitude(simd, simd.mul(odd, inverse)));
+            store_signed(simd, [even, odd], pairs, row);
         }
         Some(bytes.map(|byte| f32::from_bits(byte << 23)))
+    }
+
+    /// [`step`](Self::step), `scaled`, of products of which none is negative: `numbers(r)` by `factors[r]`, each rounded to bf16
+    /// first. None where a block needs care.
+    #[inline(always)]
+    pub(in crate::cpu) fn step_of_products<'a, S: Simd>(
+        &self,
+        simd: S,
+        numbers: impl Fn(usize) -> [&'a [f32; LANES]; 2],
+        factors: &[f32; TILE],
+        rows: &mut [Lanes],
+    ) -> Option<[f32; TILE]> {
+        let last = rows.len() - 1;
+        let largest = simd.largest_of_rows(
+            #[inline(always)]
+            |r| {
+                let [first, second] = numbers(r.min(last));
+                simd.max_bits(simd.bits(simd.load(first)), simd.bits(simd.load(second)))
+            },
+        );
+        // Rounding keeps the order.
+        let largest = simd.mul(simd.with_bits(simd.load_pairs(&largest)), simd.load(factors));
+        let mut magnitudes = [0; TILE];
+        simd.store_pairs(simd.bits(simd.nearest_normal(largest)), &mut magnitudes);
+        let range = ScaledRange::of(self, self.regular_scales(magnitudes)?);
+        for (r, row) in rows.iter_mut().enumerate() {
+            let (factor, [first, second]) = (simd.splat(factors[r]), numbers(r));
+            let (first, second) = (simd.mul(simd.load(first), factor), simd.mul(simd.load(second), factor));
+            // In a regular block what is subnormal becomes zero.
+            let [even, odd] = simd.floats(simd.round_normal_pairs(first, second));
+            let limits = [range.lowest[r], range.most[r]];
+            let values = [self.nearest(simd, even, limits), self.nearest(simd, odd, limits)];
+            simd.store_pairs(joined(simd, values), &mut row.0);
+        }
+        Some(range.powers)
     }
 
     /// Takes a step of up to sixteen rows, of a format whose elements are small integers times a unit, to these integers, and
@@ -102,7 +113,7 @@ impl Quantizer {
         rows: &[Lanes],
         to: &mut [StepBytes; TILE],
     ) -> Option<[f32; TILE]> {
-        let bytes = self.scales_of_words(simd, rows)?;
+        let bytes = self.scales_of(simd, rows)?;
         let powers = bytes.map(|byte| f32::from_bits(byte << 23));
         let unit = unit(self.format.element);
         let most = simd.splat_words((self.max / unit) as u16);
@@ -118,41 +129,21 @@ impl Quantizer {
         Some(powers)
     }
 
-    /// [`scales_of`](Self::scales_of), in lanes of 16 bits.
-    #[inline(always)]
-    fn scales_of_words<S: Words>(&self, simd: S, rows: &[Lanes]) -> Option<[u32; TILE]> {
-        self.scales_of(
-            rows,
-            #[inline(always)]
-            |row| {
-                let magnitudes = simd.and(simd.load_pairs(&row.0), simd.splat_pairs(MAGNITUDES));
-                u32::from(simd.largest_word(magnitudes)) << 16
-            },
-        )
-    }
-
-    /// The values of 32 bf16, scaled: `lowest` is the exponent field that the format's smallest normal number has among them,
-    /// `most` the largest value. What `back` holds is taken from what is not zero. All three are there twice.
-    #[inline(always)]
-    fn word_values<S: Words>(&self, simd: S, pairs: S::Pairs, lowest: u32, most: u32, back: u32) -> S::Pairs {
-        let magnitudes = simd.and(pairs, simd.splat_pairs(MAGNITUDES));
-        let WordSteps { less, steps, .. } = self.word_steps(simd, magnitudes, simd.splat_pairs(lowest));
-        // Back to where the significands were; their leading one, and a carry, add to the exponent.
-        let kept = simd.shift_words_left(steps, simd.add_words(less, simd.splat_words(7 - self.mantissa)));
-        let below = simd.sub_words(simd.and(magnitudes, simd.splat_pairs(EXPONENTS)), simd.splat_pairs(ONES));
-        let values = simd.min_words(simd.add_words(below, kept), simd.splat_pairs(most));
-        let values = simd.words_where_not_zero(simd.wrapping_sub_words(values, simd.splat_pairs(back)), kept);
-        simd.or(values, simd.and(pairs, simd.splat_pairs(!MAGNITUDES)))
-    }
-
-    /// The bytes of the scales of a step's rows and of as many more as there are to a tile, if all are
+    /// The bytes of the scales of a step's rows, and 1 of as many more as there are to a tile, if all are
     /// [regular](Self::regular_scales).
     #[inline(always)]
-    fn scales_of(&self, rows: &[Lanes], largest: impl Fn(&Lanes) -> u32) -> Option<[u32; TILE]> {
-        let mut magnitudes = [0; TILE];
-        for (row, magnitude) in rows.iter().zip(&mut magnitudes) {
-            *magnitude = largest(row);
-        }
+    fn scales_of<S: Simd>(&self, simd: S, rows: &[Lanes]) -> Option<[u32; TILE]> {
+        let magnitudes = if let Ok(rows) = <&[Lanes; TILE]>::try_from(rows) {
+            simd.largest_magnitudes(
+                #[inline(always)]
+                |r| simd.load_pairs(&rows[r].0),
+            )
+        } else {
+            simd.largest_magnitudes(
+                #[inline(always)]
+                |r| simd.load_pairs(&rows.get(r).unwrap_or(&Lanes::ZERO).0),
+            )
+        };
         self.regular_scales(magnitudes)
     }
 
@@ -181,6 +172,40 @@ impl Quantizer {
     fn least_byte(&self) -> u32 {
         (i32::from(self.mantissa) + 3 - self.lowest).max(1) as u32
     }
+}
+
+/// Limits of the magnitudes of a step's rows, scaled, and the scales.
+struct ScaledRange {
+    /// The smallest normal number, as bits.
+    lowest: [u32; TILE],
+    /// The largest, likewise.
+    most: [u32; TILE],
+    powers: [f32; TILE],
+}
+
+impl ScaledRange {
+    /// Of blocks with regular scales.
+    #[inline(always)]
+    fn of(quantizer: &Quantizer, bytes: [u32; TILE]) -> ScaledRange {
+        let powers = bytes.map(|byte| f32::from_bits(byte << 23));
+        ScaledRange {
+            lowest: bytes.map(|byte| byte.wrapping_add_signed(quantizer.lowest) << 23),
+            most: powers.map(|power| (quantizer.max * power).to_bits()),
+            powers,
+        }
+    }
+}
+
+#[inline(always)]
+fn magnitude<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+    simd.with_bits(simd.and(simd.bits(x), simd.splat_pairs(MAGNITUDE)))
+}
+
+/// Writes magnitudes, the even and the odd ones, with the signs of pairs.
+#[inline(always)]
+fn store_signed<S: Simd>(simd: S, magnitudes: [S::F32; 2], pairs: S::Pairs, to: &mut Lanes) {
+    let signs = simd.and(pairs, simd.splat_pairs(SIGNS));
+    simd.store_pairs(simd.or(joined(simd, magnitudes), signs), &mut to.0);
 }
 
 /// A word in both halves of a pair.

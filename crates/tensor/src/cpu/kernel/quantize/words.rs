@@ -13,8 +13,8 @@ use crate::cpu::simd::Words;
 pub(super) const MAGNITUDES: u32 = 0x7FFF_7FFF;
 const FRACTIONS: u32 = 0x007F_007F;
 /// Their leading ones.
-pub(super) const ONES: u32 = 0x0080_0080;
-const SIGNS: u32 = 0x8000_8000;
+const ONES: u32 = 0x0080_0080;
+pub(super) const SIGNS: u32 = 0x8000_8000;
 
 impl Quantizer {
     /// [`encode`](Self::encode) for blocks of 32.
@@ -87,7 +87,7 @@ impl Quantizer {
         let odd = simd.and(simd.shift_words_right(placed, simd.splat_words(9)), simd.splat_words(1));
         // Where the sum is too large (of INT8 alone) the result is the largest anyway.
         let rounded = simd.add_words(placed, simd.add_words(odd, simd.splat_words(0xFF)));
-        WordSteps { exponents, less, steps: simd.shift_words_right(rounded, simd.splat_words(9)) }
+        WordSteps { exponents, steps: simd.shift_words_right(rounded, simd.splat_words(9)) }
     }
 }
 
@@ -95,7 +95,5 @@ impl Quantizer {
 pub(super) struct WordSteps<S: Words> {
     /// The exponent fields.
     pub(super) exponents: S::Pairs,
-    /// How many powers of two they are below the smallest normal number's.
-    pub(super) less: S::Pairs,
     pub(super) steps: S::Pairs,
 }
