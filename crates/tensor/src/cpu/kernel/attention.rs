@@ -5,7 +5,6 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::bf16::round;
 use super::cache::{Cache, Head, Values};
 use super::extent::{Extent, ratio};
 use super::linear::FEW;
@@ -110,11 +109,21 @@ pub(in crate::cpu) fn attention(
 }
 
 /// Copies a result. Those of small heads are not worth a call.
+#[inline(always)]
 fn copy(from: &[bf16], to: &mut [bf16]) {
-    match (<&[bf16; PANEL]>::try_from(from), <&mut [bf16; PANEL]>::try_from(&mut *to)) {
-        (Ok(from), Ok(to)) => *to = *from,
-        _ => to.copy_from_slice(from),
+    if !of_fixed_length::<PANEL>(from, to) && !of_fixed_length::<{ PANEL / 2 }>(from, to) {
+        to.copy_from_slice(from);
     }
+}
+
+/// Copies where there are so many values.
+#[inline(always)]
+fn of_fixed_length<const N: usize>(from: &[bf16], to: &mut [bf16]) -> bool {
+    match (<&[bf16; N]>::try_from(from), <&mut [bf16; N]>::try_from(to)) {
+        (Ok(from), Ok(to)) => *to = *from,
+        _ => return false,
+    }
+    true
 }
 
 /// Consecutive queries, all query heads of one key/value head.
@@ -430,8 +439,14 @@ impl Mix<'_> {
             }
         }
         for (to, totals) in out.chunks_exact_mut(dim).zip(&totals.0) {
-            for (to, &total) in to[features.clone()].iter_mut().zip(totals.as_flattened()) {
-                *to = round(total);
+            let (whole, rest) = to[features.clone()].as_chunks_mut();
+            for (to, totals) in whole.iter_mut().zip(totals) {
+                simd.round(simd.load(totals), to);
+            }
+            if let Some(totals) = totals.get(whole.len()).filter(|_| !rest.is_empty()) {
+                let mut values = [bf16::ZERO; PANEL];
+                simd.round(simd.load(totals), &mut values);
+                copy(&values[..rest.len()], rest);
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::cpu::simd::{LANES, Simd};
 /// exponentials times these are softmax.
 #[inline(always)]
 pub(in crate::cpu) fn softmax<S: Simd>(simd: S, rows: &mut [f32], stride: usize, lengths: &[usize]) -> [f32; TILE] {
-    let (mut largest_of, mut sums) = ([0.0; TILE], [[0f32; LANES]; TILE]);
+    let mut lanes_of = [[f32::NEG_INFINITY; LANES]; TILE];
     let row = |r: usize| r * stride..r * stride + lengths[r].next_multiple_of(LANES);
     for (r, &n) in lengths.iter().enumerate() {
         let row = &mut rows[row(r)];
@@ -24,20 +24,31 @@ pub(in crate::cpu) fn softmax<S: Simd>(simd: S, rows: &mut [f32], stride: usize,
                 *x = if lane > (n - 1) % LANES { f32::NEG_INFINITY } else { *x };
             }
         }
-        largest_of[r] = largest(row.as_chunks().0.iter().copied());
+        // NaN are left out.
+        let mut largest = simd.splat(f32::NEG_INFINITY);
+        for vector in row.as_chunks().0 {
+            largest = simd.max(simd.load(vector), largest);
+        }
+        simd.store(largest, &mut lanes_of[r]);
     }
+    let mut maxima = [0.0; TILE];
+    simd.store(simd.maxima_of_rows(&lanes_of), &mut maxima);
+    // Rows that are not there have weights of zero.
+    lanes_of = [[f32::INFINITY; LANES]; TILE];
     for r in 0..lengths.len() {
-        let (max, mut lanes) = (simd.splat(largest_of[r]), simd.splat(0.0));
+        let (max, mut lanes) = (simd.splat(maxima[r]), simd.splat(0.0));
         for vector in rows[row(r)].as_chunks_mut().0 {
             let exponentials = simd.exp_of_negative(simd.sub(simd.load(vector), max));
             lanes = simd.add(lanes, exponentials);
             simd.store(exponentials, vector);
         }
-        simd.store(lanes, &mut sums[r]);
+        simd.store(lanes, &mut lanes_of[r]);
     }
+    let mut sums = [0.0; TILE];
+    simd.store(simd.sums_of_rows(&lanes_of), &mut sums);
     sums.map(
         #[inline(always)]
-        |lanes| 1.0 / fold(lanes),
+        |sum| 1.0 / sum,
     )
 }
 

@@ -172,6 +172,7 @@ impl Simd for Avx2 {
     lanewise! { 2;
         add(a: F32, b: F32) -> F32 = _mm256_add_ps;
         sub(a: F32, b: F32) -> F32 = _mm256_sub_ps;
+        max(a: F32, b: F32) -> F32 = _mm256_max_ps;
         bits(x: F32) -> Pairs = _mm256_castps_si256;
         with_bits(x: Pairs) -> F32 = _mm256_castsi256_ps;
         and(a: Pairs, b: Pairs) -> Pairs = _mm256_and_si256;
@@ -185,6 +186,37 @@ impl Simd for Avx2 {
     fn shift_left(self, x: Self::Pairs, by: u32) -> Self::Pairs {
         // SAFETY: `self` proves AVX2.
         unsafe { [_mm256_sll_epi32(x[0], _mm_cvtsi32_si128(by as i32)), _mm256_sll_epi32(x[1], _mm_cvtsi32_si128(by as i32))] }
+    }
+    #[inline(always)]
+    fn across_rows(
+        self,
+        rows: impl Fn(usize) -> Self::Pairs,
+        join: impl Fn(Self::Pairs, Self::Pairs) -> Self::Pairs,
+    ) -> Self::Pairs {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            // The first eight rows are in the first register from here on, the others in the second.
+            let mut four_lanes = [[_mm256_setzero_si256(); 2]; 4];
+            for (r, four_lanes) in four_lanes.iter_mut().enumerate() {
+                let [a, b] = [[rows(r), rows(r + 8)], [rows(r + 4), rows(r + 12)]];
+                let a = join([a[0][0], a[1][0]], [a[0][1], a[1][1]]);
+                let b = join([b[0][0], b[1][0]], [b[0][1], b[1][1]]);
+                let low = [_mm256_permute2x128_si256::<0x20>(a[0], b[0]), _mm256_permute2x128_si256::<0x20>(a[1], b[1])];
+                let high = [_mm256_permute2x128_si256::<0x31>(a[0], b[0]), _mm256_permute2x128_si256::<0x31>(a[1], b[1])];
+                *four_lanes = join(low, high);
+            }
+            let [a, b, c, d] = four_lanes;
+            let [mut two_lanes, mut other] = [[_mm256_setzero_si256(); 2]; 2];
+            for (to, [a, b]) in [(&mut two_lanes, [a, b]), (&mut other, [c, d])] {
+                let low = [_mm256_unpacklo_epi64(a[0], b[0]), _mm256_unpacklo_epi64(a[1], b[1])];
+                let high = [_mm256_unpackhi_epi64(a[0], b[0]), _mm256_unpackhi_epi64(a[1], b[1])];
+                *to = join(low, high);
+            }
+            let [a, b] = [self.with_bits(two_lanes), self.with_bits(other)];
+            let even = [_mm256_shuffle_ps::<0x88>(a[0], b[0]), _mm256_shuffle_ps::<0x88>(a[1], b[1])];
+            let odd = [_mm256_shuffle_ps::<0xDD>(a[0], b[0]), _mm256_shuffle_ps::<0xDD>(a[1], b[1])];
+            join(self.bits(even), self.bits(odd))
+        }
     }
     #[inline(always)]
     fn join(self, first: Self::F32, second: Self::F32) -> Self::Pairs {

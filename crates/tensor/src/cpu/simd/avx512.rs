@@ -52,6 +52,7 @@ macro_rules! avx512_methods {
             fn fma(a: __m512, b: __m512, c: __m512) -> __m512;
             fn add(a: __m512, b: __m512) -> __m512;
             fn sub(a: __m512, b: __m512) -> __m512;
+            fn max(a: __m512, b: __m512) -> __m512;
             fn bits(x: __m512) -> __m512i;
             fn with_bits(x: __m512i) -> __m512;
             fn and(a: __m512i, b: __m512i) -> __m512i;
@@ -68,8 +69,8 @@ macro_rules! avx512_methods {
             fn splat_pairs(x: u32) -> __m512i;
             fn above(x: &[f32; LANES], limit: f32) -> u16;
             fn largest(x: __m512i) -> u32;
-            fn largest_of_rows(rows: impl Fn(usize) -> __m512i) -> [u32; LANES];
-            fn largest_magnitudes(rows: impl Fn(usize) -> __m512i) -> [u32; LANES];
+            fn across_rows(rows: impl Fn(usize) -> __m512i, join: impl Fn(__m512i, __m512i) -> __m512i) -> __m512i;
+            fn largest_magnitudes(rows: impl Fn(usize) -> __m512i) -> __m512i;
             fn join(first: __m512, second: __m512) -> __m512i;
             fn bit_or(x: __m512i) -> u32;
             fn total(x: __m512) -> f32;
@@ -244,27 +245,6 @@ fn round_words<const FLUSH: bool>(x: __m512) -> __m256i {
     }
 }
 
-/// Joins all lanes of each of sixteen vectors: lane `r` of the answer is what becomes of vector `r`. Half of two vectors with
-/// their other half, and so on: for all of them that takes not much more than it takes for three.
-#[inline(always)]
-fn across_rows(rows: impl Fn(usize) -> __m512i, join: impl Fn(__m512i, __m512i) -> __m512i) -> __m512i {
-    // SAFETY: called with a proof of AVX-512 at hand only.
-    unsafe {
-        let mut fours = [_mm512_setzero_si512(); 4];
-        for (i, four) in fours.iter_mut().enumerate() {
-            let [a, b, c, d] = [rows(4 * i), rows(4 * i + 1), rows(4 * i + 2), rows(4 * i + 3)];
-            let two = join(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-            let other = join(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-            *four = join(_mm512_unpacklo_epi64(two, other), _mm512_unpackhi_epi64(two, other));
-        }
-        // Every quarter of a vector now has four rows, of a quarter of the lanes.
-        let [a, b, c, d] = fours;
-        let eight = join(_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xDD>(a, b));
-        let other = join(_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xDD>(c, d));
-        join(_mm512_shuffle_i32x4::<0x88>(eight, other), _mm512_shuffle_i32x4::<0xDD>(eight, other))
-    }
-}
-
 /// The places of the odd words of two vectors.
 const fn odd_words() -> [u32; LANES] {
     let mut places = [0; LANES];
@@ -331,6 +311,7 @@ impl Simd for Avx512 {
     lanewise! { 1;
         add(a: F32, b: F32) -> F32 = _mm512_add_ps;
         sub(a: F32, b: F32) -> F32 = _mm512_sub_ps;
+        max(a: F32, b: F32) -> F32 = _mm512_max_ps;
         bits(x: F32) -> Pairs = _mm512_castps_si512;
         with_bits(x: Pairs) -> F32 = _mm512_castsi512_ps;
         and(a: Pairs, b: Pairs) -> Pairs = _mm512_and_si512;
@@ -441,17 +422,35 @@ impl Simd for Avx512 {
         unsafe { _mm512_reduce_max_epu32(x) }
     }
     #[inline(always)]
-    fn largest_of_rows(self, rows: impl Fn(usize) -> __m512i) -> [u32; LANES] {
-        let mut largest = [0; LANES];
+    fn across_rows(
+        self,
+        rows: impl Fn(usize) -> __m512i,
+        join: impl Fn(__m512i, __m512i) -> __m512i,
+    ) -> __m512i {
         // SAFETY: `self` proves AVX-512.
-        self.store_pairs(across_rows(rows, #[inline(always)] |a, b| unsafe { _mm512_max_epu32(a, b) }), &mut largest);
-        largest
+        unsafe {
+            let mut four_lanes = [_mm512_setzero_si512(); 4];
+            for (r, four_lanes) in four_lanes.iter_mut().enumerate() {
+                let [a, b, c, d] = [rows(r), rows(r + 4), rows(r + 8), rows(r + 12)];
+                // Halves of a with halves of b, ...
+                let eight = join(_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xEE>(a, b));
+                let other = join(_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xEE>(c, d));
+                // ... then quarters, so that each quarter of the result belongs to one row.
+                *four_lanes = join(_mm512_shuffle_i32x4::<0x88>(eight, other), _mm512_shuffle_i32x4::<0xDD>(eight, other));
+            }
+            let [a, b, c, d] = four_lanes;
+            let two = join(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+            let other = join(_mm512_unpacklo_epi64(c, d), _mm512_unpackhi_epi64(c, d));
+            let [two, other] = [self.with_bits(two), self.with_bits(other)];
+            let (even, odd) = (_mm512_shuffle_ps::<0x88>(two, other), _mm512_shuffle_ps::<0xDD>(two, other));
+            join(self.bits(even), self.bits(odd))
+        }
     }
     #[inline(always)]
-    fn largest_magnitudes(self, rows: impl Fn(usize) -> __m512i) -> [u32; LANES] {
-        let (mut largest, magnitudes) = ([0; LANES], self.splat_pairs(0x7FFF_7FFF));
+    fn largest_magnitudes(self, rows: impl Fn(usize) -> __m512i) -> __m512i {
+        let magnitudes = self.splat_pairs(0x7FFF_7FFF);
         // Words, of which two are left in every lane.
-        let words = across_rows(
+        let words = self.across_rows(
             #[inline(always)]
             |r| self.and(rows(r), magnitudes),
             // SAFETY: `self` proves AVX-512.
@@ -459,8 +458,7 @@ impl Simd for Avx512 {
             |a, b| unsafe { _mm512_max_epu16(a, b) },
         );
         let high = self.and(words, self.splat_pairs(0xFFFF_0000));
-        self.store_pairs(self.max_bits(high, self.shift_left(words, 16)), &mut largest);
-        largest
+        self.max_bits(high, self.shift_left(words, 16))
     }
     #[inline(always)]
     fn join(self, first: __m512, second: __m512) -> __m512i {

@@ -80,6 +80,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
 
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Lane by lane `a` where it is larger than `b`, else `b`.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
 
     fn bits(self, x: Self::F32) -> Self::Pairs;
     fn with_bits(self, x: Self::Pairs) -> Self::F32;
@@ -140,25 +142,61 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.store_pairs(x, &mut lanes);
         lanes.into_iter().fold(0, u32::max)
     }
-    /// The largest lane of each of sixteen rows.
+    /// Joins the lanes of each of sixteen rows, lane `i` with `i + 8`, then with `i + 4`, `i + 2`, `i + 1`; what becomes of row
+    /// `r` is lane `r` of the answer.
     #[inline(always)]
-    fn largest_of_rows(self, rows: impl Fn(usize) -> Self::Pairs) -> [u32; LANES] {
-        let mut largest = [0; LANES];
-        for (r, largest) in largest.iter_mut().enumerate() {
-            *largest = self.largest(rows(r));
+    fn across_rows(
+        self,
+        rows: impl Fn(usize) -> Self::Pairs,
+        join: impl Fn(Self::Pairs, Self::Pairs) -> Self::Pairs,
+    ) -> Self::Pairs {
+        let (mut lanes, mut columns) = ([0; LANES], [[0; LANES]; LANES]);
+        for r in 0..LANES {
+            self.store_pairs(rows(r), &mut lanes);
+            for (column, lane) in columns.iter_mut().zip(lanes) {
+                column[r] = lane;
+            }
         }
-        largest
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                let joined = join(self.load_pairs(&columns[i]), self.load_pairs(&columns[i + half]));
+                self.store_pairs(joined, &mut columns[i]);
+            }
+        }
+        self.load_pairs(&columns[0])
+    }
+    /// The sum of each of sixteen rows, in the order of [`across_rows`](Self::across_rows).
+    #[inline(always)]
+    fn sums_of_rows(self, rows: &[[f32; LANES]; LANES]) -> Self::F32 {
+        self.with_bits(self.across_rows(
+            #[inline(always)]
+            |r| self.bits(self.load(&rows[r])),
+            #[inline(always)]
+            |a, b| self.bits(self.add(self.with_bits(a), self.with_bits(b))),
+        ))
+    }
+    /// The largest number of each of sixteen rows, none of which has a NaN.
+    #[inline(always)]
+    fn maxima_of_rows(self, rows: &[[f32; LANES]; LANES]) -> Self::F32 {
+        self.with_bits(self.across_rows(
+            #[inline(always)]
+            |r| self.bits(self.load(&rows[r])),
+            #[inline(always)]
+            |a, b| self.bits(self.max(self.with_bits(a), self.with_bits(b))),
+        ))
     }
     /// The largest magnitude of each of sixteen rows of bf16, as the bits of an `f32`: as integers, magnitudes are ordered, with
     /// NaN above infinity above the rest.
     #[inline(always)]
-    fn largest_magnitudes(self, rows: impl Fn(usize) -> Self::Pairs) -> [u32; LANES] {
-        self.largest_of_rows(
+    fn largest_magnitudes(self, rows: impl Fn(usize) -> Self::Pairs) -> Self::Pairs {
+        self.across_rows(
             #[inline(always)]
             |r| {
                 let ([even, odd], magnitude) = (self.floats(rows(r)), self.splat_pairs(0x7FFF_FFFF));
                 self.max_bits(self.and(self.bits(even), magnitude), self.and(self.bits(odd), magnitude))
             },
+            #[inline(always)]
+            |a, b| self.max_bits(a, b),
         )
     }
     /// All lanes or-ed together.

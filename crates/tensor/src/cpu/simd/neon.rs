@@ -59,6 +59,7 @@ impl Simd for Neon {
     lanewise! { 4;
         add(a: F32, b: F32) -> F32 = vaddq_f32;
         sub(a: F32, b: F32) -> F32 = vsubq_f32;
+        max(a: F32, b: F32) -> F32 = |a, b| vbslq_f32(vcgtq_f32(a, b), a, b);
         bits(x: F32) -> Pairs = vreinterpretq_u32_f32;
         with_bits(x: Pairs) -> F32 = vreinterpretq_f32_u32;
         and(a: Pairs, b: Pairs) -> Pairs = vandq_u32;

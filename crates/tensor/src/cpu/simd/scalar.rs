@@ -49,6 +49,10 @@ impl Simd for Scalar {
         from_fn(|i| a[i] - b[i])
     }
     #[inline(always)]
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
     fn and(self, a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
         from_fn(|i| a[i] & b[i])
     }

@@ -70,7 +70,7 @@ impl Quantizer {
     }
 
     /// [`step`](Self::step), `scaled`, of products of which none is negative: `numbers(r)` by `factors[r]`, each rounded to bf16
-    /// first. None where a block needs care.
+    /// first. None where a block needs care. Factors beyond the last row are 0.
     #[inline(always)]
     pub(in crate::cpu) fn step_of_products<'a, S: Simd>(
         &self,
@@ -80,15 +80,17 @@ impl Quantizer {
         rows: &mut [Lanes],
     ) -> Option<[f32; TILE]> {
         let last = rows.len() - 1;
-        let largest = simd.largest_of_rows(
+        let largest = simd.across_rows(
             #[inline(always)]
             |r| {
                 let [first, second] = numbers(r.min(last));
                 simd.max_bits(simd.bits(simd.load(first)), simd.bits(simd.load(second)))
             },
+            #[inline(always)]
+            |a, b| simd.max_bits(a, b),
         );
         // Rounding keeps the order.
-        let largest = simd.mul(simd.with_bits(simd.load_pairs(&largest)), simd.load(factors));
+        let largest = simd.mul(simd.with_bits(largest), simd.load(factors));
         let mut magnitudes = [0; TILE];
         simd.store_pairs(simd.bits(simd.nearest_normal(largest)), &mut magnitudes);
         let range = ScaledRange::of(self, self.regular_scales(magnitudes)?);
@@ -133,7 +135,7 @@ impl Quantizer {
     /// [regular](Self::regular_scales).
     #[inline(always)]
     fn scales_of<S: Simd>(&self, simd: S, rows: &[Lanes]) -> Option<[u32; TILE]> {
-        let magnitudes = if let Ok(rows) = <&[Lanes; TILE]>::try_from(rows) {
+        let largest = if let Ok(rows) = <&[Lanes; TILE]>::try_from(rows) {
             simd.largest_magnitudes(
                 #[inline(always)]
                 |r| simd.load_pairs(&rows[r].0),
@@ -144,6 +146,8 @@ impl Quantizer {
                 |r| simd.load_pairs(&rows.get(r).unwrap_or(&Lanes::ZERO).0),
             )
         };
+        let mut magnitudes = [0; TILE];
+        simd.store_pairs(largest, &mut magnitudes);
         self.regular_scales(magnitudes)
     }
 

@@ -236,7 +236,7 @@ fn steps_of_products_equal_steps() {
                 9 => numbers[special][1][3] = f32::NAN,
                 _ => {}
             }
-            let mut factors = [1.0; TILE];
+            let mut factors = [0.0; TILE];
             factors[..rows].fill_with(|| 1.0 / (1.0 + (next() % 100_000) as f32 / [10.0, 1e4][round % 2]));
             for isa in Isa::available() {
                 let (mut found, mut expected) = (vec![Lanes([7; LANES]); rows], vec![Lanes::ZERO; rows]);
