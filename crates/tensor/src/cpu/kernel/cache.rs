@@ -247,7 +247,8 @@ impl Keys {
                     write_pairs(simd, step_of(key(token - first), step), &mut row.0);
                 }
                 if let Some(quantizer) = &quantizer {
-                    let powers = quantizer.step(simd, rows, false);
+                    let mut powers = [1.0; TILE];
+                    simd.store(quantizer.step(simd, rows, false), &mut powers);
                     self.laid.powers[panel * steps + step][lane..][..rows.len()].copy_from_slice(&powers[..rows.len()]);
                 }
                 // What is beyond the features is zero from the beginning.

@@ -4,7 +4,7 @@ use microscale_formats::{ElementFormat, INT8};
 
 use super::sides::STEP;
 use crate::BlockFormat;
-use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::simd::{LANES, Simd, scalar};
 
 /// More than what rounding can take from a norm.
 pub(super) const ROUND_UP: f32 = 1.0 + 1e-5;
@@ -28,9 +28,9 @@ impl Extent {
         element: ElementFormat,
         scales: impl IntoIterator<Item = &'a [f32; LANES]>,
     ) -> Extent {
-        let mut range = ScaleRange::default();
-        scales.into_iter().for_each(|scales| range.add(scales));
-        range.extent(element)
+        let mut range = ScaleRange::none(scalar());
+        scales.into_iter().for_each(|scales| range.add(scalar(), *scales));
+        range.extent(scalar(), element)
     }
 
     /// Of nothing in this format.
@@ -101,31 +101,32 @@ impl Extent {
 }
 
 /// The smallest and the largest of scales and 1, lane by lane, NaN left out.
-pub(in crate::cpu) struct ScaleRange {
-    low: [f32; LANES],
-    high: [f32; LANES],
+pub(in crate::cpu) struct ScaleRange<S: Simd> {
+    /// As bits, which are ordered as positive numbers are.
+    low: S::Pairs,
+    high: S::F32,
 }
 
-impl Default for ScaleRange {
-    fn default() -> ScaleRange {
-        ScaleRange { low: [1.0; LANES], high: [1.0; LANES] }
-    }
-}
-
-impl ScaleRange {
+impl<S: Simd> ScaleRange<S> {
     #[inline(always)]
-    pub(in crate::cpu) fn add(&mut self, scales: &[f32; LANES]) {
-        for ((low, high), &scale) in self.low.iter_mut().zip(&mut self.high).zip(scales) {
-            *low = if scale < *low { scale } else { *low };
-            *high = if scale > *high { scale } else { *high };
-        }
+    pub(in crate::cpu) fn none(simd: S) -> Self {
+        ScaleRange { low: simd.splat_pairs(1f32.to_bits()), high: simd.splat(1.0) }
+    }
+
+    #[inline(always)]
+    pub(in crate::cpu) fn add(&mut self, simd: S, scales: S::F32) {
+        self.low = simd.min_bits(self.low, simd.bits(scales));
+        self.high = simd.max(scales, self.high);
     }
 
     /// The extent of elements of a format with these scales.
-    pub(in crate::cpu) fn extent(&self, element: ElementFormat) -> Extent {
-        // None is NaN, so these need not take as long as `f32::min` and `f32::max` do.
-        let low = self.low.into_iter().fold(1.0f32, |low, x| if x < low { x } else { low });
-        let high = self.high.into_iter().fold(1.0f32, |high, x| if x > high { x } else { high });
+    #[inline(always)]
+    pub(in crate::cpu) fn extent(&self, simd: S, element: ElementFormat) -> Extent {
+        let (mut low, mut high) = ([0; LANES], [0; LANES]);
+        simd.store_pairs(self.low, &mut low);
+        simd.store_pairs(simd.bits(self.high), &mut high);
+        let low = f32::from_bits(low.into_iter().fold(u32::MAX, u32::min));
+        let high = f32::from_bits(high.into_iter().fold(0, u32::max));
         let unit = f64::from(unit(element));
         let largest = f64::from(element.max()) * f64::from(high);
         Extent { unit, scaled_unit: unit * f64::from(low), largest, plain: false }

@@ -48,7 +48,7 @@ pub(in crate::cpu) trait Rows<S: Simd> {
     /// [`Quantizer::step`], `scaled`, of a step of all rows, from something better than pairs; none where there is nothing
     /// better, or where a block needs care.
     #[inline(always)]
-    fn quantized(&self, _: S, _: &Quantizer, _step: usize, _to: &mut [Lanes]) -> Option<[f32; TILE]> {
+    fn quantized(&self, _: S, _: &Quantizer, _step: usize, _to: &mut [Lanes]) -> Option<S::F32> {
         None
     }
 }
@@ -67,7 +67,7 @@ pub(in crate::cpu) struct Tile {
     /// `[step][row]`; none where there are bytes and those alone.
     lanes: Vec<Lanes>,
     stride: usize,
-    /// `[block]`, those of rows beyond the last 1 and 0.
+    /// `[block]`, those of rows beyond the last 1; none where the elements hold them.
     powers: Vec<[f32; TILE]>,
     norms: Vec<[f32; TILE]>,
     dequantized: bool,
@@ -227,7 +227,7 @@ impl Tile {
     ) -> Option<Extent> {
         let words = simd.words().filter(|_| self.stride == TILE && uses.with(format.element).bytes)?;
         let quantizer = Quantizer::new(format);
-        let mut range = ScaleRange::default();
+        let mut range = ScaleRange::none(words);
         let mut lanes = [Lanes::ZERO; TILE];
         self.lanes.clear();
         self.make_room(steps, Uses { bytes: true, ..Uses::default() });
@@ -236,11 +236,9 @@ impl Tile {
                 source.pairs(simd, r, step, &mut lanes.0);
             }
             to[rows..].fill(StepBytes::default());
-            range.add(&quantizer.step_in_bytes(words, &lanes[..rows], to)?);
+            range.add(words, quantizer.step_in_bytes(words, &lanes[..rows], to)?);
         }
-        let extent = range.extent(format.element).dequantized()?;
-        self.powers.resize(steps, [1.0; TILE]);
-        Some(extent)
+        range.extent(words, format.element).dequantized()
     }
 
     /// Quantizes rows in blocks that are steps, `scaled` or not, and answers with the extent of the elements and their scales.
@@ -257,31 +255,36 @@ impl Tile {
         let unit = unit(format.element);
         let checked = !always_exact(ratio(format.element), uses.norms_beside);
         let uses = uses.with(format.element);
-        let mut range = ScaleRange::default();
+        let mut range = ScaleRange::none(simd);
         let mut all = std::mem::take(&mut self.lanes);
         all.resize(steps * self.stride, Lanes::ZERO);
         self.make_room(steps, uses);
         // Of few rows several steps are quantized side by side, as the rows of a tile are.
         let together = TILE / self.stride;
         for (group, lanes) in all.chunks_mut(together * self.stride).enumerate() {
-            for lanes in lanes.chunks_exact_mut(self.stride) {
-                lanes[rows..].fill(Lanes::ZERO);
-            }
             let at_once = if scaled { source.quantized(simd, &quantizer, group, &mut lanes[..rows]) } else { None };
-            let group_powers = at_once.unwrap_or_else(
+            let powers = at_once.unwrap_or_else(
                 #[inline(always)]
                 || {
-                    for (s, lanes) in lanes.chunks_exact_mut(self.stride).enumerate() {
+                    for (s, lanes) in lanes.chunks_mut(self.stride).enumerate() {
                         for (r, lanes) in lanes[..rows].iter_mut().enumerate() {
                             source.pairs(simd, r, group * together + s, &mut lanes.0);
                         }
+                        lanes[rows..].fill(Lanes::ZERO);
                     }
-                    let count = if together == 1 { rows } else { lanes.len() };
-                    quantizer.step(simd, &mut lanes[..count], scaled)
+                    quantizer.step(simd, lanes, scaled)
                 },
             );
-            range.add(&group_powers);
-            for (s, lanes) in lanes.chunks_exact(self.stride).enumerate() {
+            range.add(simd, powers);
+            let mut group_powers = [1.0; TILE];
+            simd.store(powers, &mut group_powers);
+            if together == 1 && !checked && !uses.bytes && !uses.words {
+                if !scaled {
+                    self.powers.push(group_powers);
+                }
+                continue;
+            }
+            for (s, lanes) in lanes.chunks(self.stride).enumerate() {
                 let mut powers = group_powers;
                 if together > 1 {
                     powers = [1.0; TILE];
@@ -299,11 +302,13 @@ impl Tile {
                     let worth = powers.map(|power| unit * power);
                     self.write_integers(simd, (group * together + s, lanes), (&units, &worth), uses);
                 }
-                self.powers.push(if scaled { [1.0; TILE] } else { powers });
+                if !scaled {
+                    self.powers.push(powers);
+                }
             }
         }
         self.lanes = all;
-        range.extent(format.element)
+        range.extent(simd, format.element)
     }
 
     /// Blocks of any size, a row at a time. Tiles do not take them, so there are no norms.
@@ -420,7 +425,9 @@ impl Tile {
         XTile {
             lanes: &self.lanes,
             stride: self.stride,
-            scales: format.map(|f| Scales { block_size: f.block_size, powers: &self.powers }),
+            scales: format
+                .filter(|_| !self.dequantized)
+                .map(|f| Scales { block_size: f.block_size, powers: &self.powers }),
             dequantized: self.dequantized,
             norms: &self.norms,
             bytes: &self.bytes,

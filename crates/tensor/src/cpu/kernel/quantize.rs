@@ -15,6 +15,7 @@ use microscale_formats::{BLOCK, E8M0, ElementFormat, INT8, ScaleRule};
 use super::integers::{Integers, are_moderate};
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch, words};
 use crate::{BlockFormat, Real};
+use steps::{inverses_of, powers_of};
 
 /// Bits of an `f32`: all but the sign, the exponent, the sign.
 const MAGNITUDE: u32 = 0x7FFF_FFFF;
@@ -215,24 +216,24 @@ impl Quantizer {
         for row in block.iter() {
             amax = simd.max_bits(amax, simd.and(simd.bits(simd.load(row)), magnitude));
         }
-        let mut largest = [0; LANES];
-        simd.store_pairs(amax, &mut largest);
-        let (mut scales, mut inverses) = ([1f32; LANES], [0f32; LANES]);
-        let regular = self.regular_scales(largest);
-        if let Some(bytes) = regular {
-            scales = bytes.map(|byte| f32::from_bits(byte << 23));
-            inverses = bytes.map(|byte| f32::from_bits((254 - byte) << 23));
-        }
-        for (lane, amax) in largest.into_iter().enumerate().filter(|_| regular.is_none()) {
-            if amax >= EXPONENT {
-                scales[lane] = f32::NAN;
-                block.iter_mut().for_each(|row| row[lane] = 0.0);
-            } else if amax != 0 {
-                let scale = self.scale(amax, || block.iter().map(|row| row[lane]).collect());
-                (scales[lane], inverses[lane]) = (power(scale), inverse(scale));
+        let (mut scales, inverses) = ([1f32; LANES], self.regular_scales(simd, amax));
+        let inverses = if let Some(bytes) = inverses {
+            simd.store(powers_of(simd, bytes), &mut scales);
+            inverses_of(simd, bytes)
+        } else {
+            let (mut largest, mut inverses) = ([0; LANES], [0f32; LANES]);
+            simd.store_pairs(amax, &mut largest);
+            for (lane, amax) in largest.into_iter().enumerate() {
+                if amax >= EXPONENT {
+                    scales[lane] = f32::NAN;
+                    block.iter_mut().for_each(|row| row[lane] = 0.0);
+                } else if amax != 0 {
+                    let scale = self.scale(amax, || block.iter().map(|row| row[lane]).collect());
+                    (scales[lane], inverses[lane]) = (power(scale), inverse(scale));
+                }
             }
-        }
-        let inverses = simd.load(&inverses);
+            simd.load(&inverses)
+        };
         for row in block {
             simd.store(self.values(simd, simd.load(row), inverses), row);
         }

@@ -25,8 +25,9 @@ pub(in crate::cpu) struct XTile<'a> {
     pub(in crate::cpu) lanes: &'a [Lanes],
     /// Rows there is room for: 16, or as many as there are where those are few.
     pub(in crate::cpu) stride: usize,
+    /// None where the elements have none or hold them already.
     pub(in crate::cpu) scales: Option<Scales<'a>>,
-    /// Whether the elements hold their scales already, which then are 1.
+    /// Whether the elements hold their scales.
     pub(in crate::cpu) dequantized: bool,
     /// Per block and row the Euclidean norm of the elements over the largest power of two that divides them all; empty where
     /// no sum of products through tiles can round.
@@ -115,7 +116,7 @@ impl<'a> XTile<'a> {
 
     /// Whether all scales are 1.
     pub(in crate::cpu) fn is_unscaled(&self) -> bool {
-        self.dequantized || self.scales.is_none()
+        self.scales.is_none()
     }
 
     /// The scale of a row in the block that holds element `k`.

@@ -66,7 +66,8 @@ impl Weights<'_> {
     /// The exponentials of a step.
     #[inline(always)]
     fn step(&self, r: usize, step: usize) -> [&[f32; LANES]; 2] {
-        let vectors = self.exponentials[r * self.stride + step * STEP..].as_chunks().0;
+        let at = r * self.stride + step * STEP;
+        let vectors = self.exponentials[at..at + STEP].as_chunks().0;
         [&vectors[0], &vectors[1]]
     }
 }
@@ -82,7 +83,7 @@ impl<S: Simd> Rows<S> for Weights<'_> {
     }
 
     #[inline(always)]
-    fn quantized(&self, simd: S, quantizer: &Quantizer, step: usize, to: &mut [Lanes]) -> Option<[f32; TILE]> {
+    fn quantized(&self, simd: S, quantizer: &Quantizer, step: usize, to: &mut [Lanes]) -> Option<S::F32> {
         quantizer.step_of_products(
             simd,
             #[inline(always)]

@@ -69,6 +69,7 @@ macro_rules! avx512_methods {
             fn splat_pairs(x: u32) -> __m512i;
             fn above(x: &[f32; LANES], limit: f32) -> u16;
             fn largest(x: __m512i) -> u32;
+            fn exceeds(x: __m512i, limit: u32) -> bool;
             fn across_rows(rows: impl Fn(usize) -> __m512i, join: impl Fn(__m512i, __m512i) -> __m512i) -> __m512i;
             fn largest_magnitudes(rows: impl Fn(usize) -> __m512i) -> __m512i;
             fn join(first: __m512, second: __m512) -> __m512i;
@@ -420,6 +421,11 @@ impl Simd for Avx512 {
     fn largest(self, x: __m512i) -> u32 {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_reduce_max_epu32(x) }
+    }
+    #[inline(always)]
+    fn exceeds(self, x: __m512i, limit: u32) -> bool {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_cmpgt_epu32_mask(x, self.splat_pairs(limit)) != 0 }
     }
     #[inline(always)]
     fn across_rows(

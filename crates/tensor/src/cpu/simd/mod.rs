@@ -142,6 +142,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.store_pairs(x, &mut lanes);
         lanes.into_iter().fold(0, u32::max)
     }
+    /// Whether any lane is larger.
+    #[inline(always)]
+    fn exceeds(self, x: Self::Pairs, limit: u32) -> bool {
+        self.largest(x) > limit
+    }
     /// Joins the lanes of each of sixteen rows, lane `i` with `i + 8`, then with `i + 4`, `i + 2`, `i + 1`; what becomes of row
     /// `r` is lane `r` of the answer.
     #[inline(always)]

@@ -18,7 +18,7 @@ impl Quantizer {
     /// scales; those beyond the last row are 1. Each block's values are those of [`pairs`](Self::pairs), zeros of either
     /// sign in blocks of zeros, times the scale if they are to be `scaled`: what that is beyond bf16 is not defined.
     #[inline(always)]
-    pub(in crate::cpu) fn step<S: Simd>(&self, simd: S, rows: &mut [Lanes], scaled: bool) -> [f32; TILE] {
+    pub(in crate::cpu) fn step<S: Simd>(&self, simd: S, rows: &mut [Lanes], scaled: bool) -> S::F32 {
         self.step_side_by_side(simd, rows, scaled).unwrap_or_else(
             #[inline(always)]
             || self.step_by_blocks(simd, rows, scaled),
@@ -27,7 +27,7 @@ impl Quantizer {
 
     /// One block after another, whatever is in them.
     #[inline(always)]
-    fn step_by_blocks<S: Simd>(&self, simd: S, rows: &mut [Lanes], scaled: bool) -> [f32; TILE] {
+    fn step_by_blocks<S: Simd>(&self, simd: S, rows: &mut [Lanes], scaled: bool) -> S::F32 {
         let mut powers = [1.0; TILE];
         for (row, power) in rows.iter_mut().zip(&mut powers) {
             let (mut values, scale) = self.pairs(simd, simd.load_pairs(&row.0));
@@ -39,34 +39,34 @@ impl Quantizer {
             simd.store_pairs(values, &mut row.0);
             *power = scale;
         }
-        powers
+        simd.load(&powers)
     }
 
     /// All of them at once; none where a block needs care.
     #[inline(always)]
-    pub(super) fn step_side_by_side<S: Simd>(&self, simd: S, rows: &mut [Lanes], scaled: bool) -> Option<[f32; TILE]> {
+    pub(super) fn step_side_by_side<S: Simd>(&self, simd: S, rows: &mut [Lanes], scaled: bool) -> Option<S::F32> {
         let bytes = self.scales_of(simd, rows)?;
         if scaled {
-            let range = ScaledRange::of(self, bytes);
+            let limits = self.limits(simd, bytes);
             for (r, row) in rows.iter_mut().enumerate() {
-                let pairs = simd.load_pairs(&row.0);
+                let (pairs, limits) = (simd.load_pairs(&row.0), limits.map(|limits| limits[r]));
                 let [even, odd] = simd.floats(pairs);
-                let limits = [range.lowest[r], range.most[r]];
                 let even = self.nearest(simd, magnitude(simd, even), limits);
                 let odd = self.nearest(simd, magnitude(simd, odd), limits);
                 store_signed(simd, [even, odd], pairs, row);
             }
-            return Some(range.powers);
+        } else {
+            let mut inverses = [0.0; TILE];
+            simd.store(inverses_of(simd, bytes), &mut inverses);
+            for (r, row) in rows.iter_mut().enumerate() {
+                let (pairs, inverse) = (simd.load_pairs(&row.0), simd.splat(inverses[r]));
+                let [even, odd] = simd.floats(pairs);
+                let even = self.magnitudes(simd, magnitude(simd, simd.mul(even, inverse)));
+                let odd = self.magnitudes(simd, magnitude(simd, simd.mul(odd, inverse)));
+                store_signed(simd, [even, odd], pairs, row);
+            }
         }
-        let inverses = bytes.map(|byte| f32::from_bits((254 - byte) << 23));
-        for (r, row) in rows.iter_mut().enumerate() {
-            let (pairs, inverse) = (simd.load_pairs(&row.0), simd.splat(inverses[r]));
-            let [even, odd] = simd.floats(pairs);
-            let even = self.magnitudes(simd, magnitude(simd, simd.mul(even, inverse)));
-            let odd = self.magnitudes(simd, magnitude(simd, simd.mul(odd, inverse)));
-            store_signed(simd, [even, odd], pairs, row);
-        }
-        Some(bytes.map(|byte| f32::from_bits(byte << 23)))
+        Some(powers_of(simd, bytes))
     }
 
     /// [`step`](Self::step), `scaled`, of products of which none is negative: `numbers(r)` by `factors[r]`, each rounded to bf16
@@ -78,7 +78,7 @@ impl Quantizer {
         numbers: impl Fn(usize) -> [&'a [f32; LANES]; 2],
         factors: &[f32; TILE],
         rows: &mut [Lanes],
-    ) -> Option<[f32; TILE]> {
+    ) -> Option<S::F32> {
         let last = rows.len() - 1;
         let largest = simd.across_rows(
             #[inline(always)]
@@ -90,20 +90,19 @@ impl Quantizer {
             |a, b| simd.max_bits(a, b),
         );
         // Rounding keeps the order.
-        let largest = simd.mul(simd.with_bits(largest), simd.load(factors));
-        let mut magnitudes = [0; TILE];
-        simd.store_pairs(simd.bits(simd.nearest_normal(largest)), &mut magnitudes);
-        let range = ScaledRange::of(self, self.regular_scales(magnitudes)?);
+        let largest = simd.nearest_normal(simd.mul(simd.with_bits(largest), simd.load(factors)));
+        let bytes = self.regular_scales(simd, simd.bits(largest))?;
+        let limits = self.limits(simd, bytes);
         for (r, row) in rows.iter_mut().enumerate() {
             let (factor, [first, second]) = (simd.splat(factors[r]), numbers(r));
             let (first, second) = (simd.mul(simd.load(first), factor), simd.mul(simd.load(second), factor));
             // In a regular block what is subnormal becomes zero.
             let [even, odd] = simd.floats(simd.round_normal_pairs(first, second));
-            let limits = [range.lowest[r], range.most[r]];
+            let limits = limits.map(|limits| limits[r]);
             let values = [self.nearest(simd, even, limits), self.nearest(simd, odd, limits)];
             simd.store_pairs(joined(simd, values), &mut row.0);
         }
-        Some(range.powers)
+        Some(powers_of(simd, bytes))
     }
 
     /// Takes a step of up to sixteen rows, of a format whose elements are small integers times a unit, to these integers, and
@@ -114,19 +113,21 @@ impl Quantizer {
         simd: S,
         rows: &[Lanes],
         to: &mut [StepBytes; TILE],
-    ) -> Option<[f32; TILE]> {
-        let bytes = self.scales_of(simd, rows)?;
-        let powers = bytes.map(|byte| f32::from_bits(byte << 23));
-        let unit = unit(self.format.element);
+    ) -> Option<S::F32> {
+        let scales = self.scales_of(simd, rows)?;
+        let (powers, unit) = (powers_of(simd, scales), unit(self.format.element));
         let most = simd.splat_words((self.max / unit) as u16);
-        let lowest = bytes.map(|byte| twice(byte.wrapping_add_signed(self.lowest)));
+        let (mut bytes, mut worth) = ([0; TILE], [0.0; TILE]);
+        simd.store_pairs(scales, &mut bytes);
+        simd.store(simd.mul(powers, simd.splat(unit)), &mut worth);
         for (r, row) in rows.iter().enumerate() {
-            let (pairs, lowest) = (simd.load_pairs(&row.0), simd.splat_pairs(lowest[r]));
+            let pairs = simd.load_pairs(&row.0);
+            let lowest = simd.splat_pairs(twice(bytes[r].wrapping_add_signed(self.lowest)));
             let magnitudes = simd.and(pairs, simd.splat_pairs(MAGNITUDES));
             let WordSteps { exponents, steps, .. } = self.word_steps(simd, magnitudes, lowest);
             let units = simd.shift_words_left(steps, simd.sub_words(exponents, lowest));
             let integers = simd.negate_words(simd.min_words(units, most), pairs);
-            to[r] = StepBytes::new(simd.bytes_of_words(integers), unit * powers[r]);
+            to[r] = StepBytes::new(simd.bytes_of_words(integers), worth[r]);
         }
         Some(powers)
     }
@@ -134,7 +135,7 @@ impl Quantizer {
     /// The bytes of the scales of a step's rows, and 1 of as many more as there are to a tile, if all are
     /// [regular](Self::regular_scales).
     #[inline(always)]
-    fn scales_of<S: Simd>(&self, simd: S, rows: &[Lanes]) -> Option<[u32; TILE]> {
+    fn scales_of<S: Simd>(&self, simd: S, rows: &[Lanes]) -> Option<S::Pairs> {
         let largest = if let Ok(rows) = <&[Lanes; TILE]>::try_from(rows) {
             simd.largest_magnitudes(
                 #[inline(always)]
@@ -146,30 +147,37 @@ impl Quantizer {
                 |r| simd.load_pairs(&rows.get(r).unwrap_or(&Lanes::ZERO).0),
             )
         };
-        let mut magnitudes = [0; TILE];
-        simd.store_pairs(largest, &mut magnitudes);
-        self.regular_scales(magnitudes)
+        self.regular_scales(simd, largest)
     }
 
     /// The bytes of the scales of blocks with these largest magnitudes, as bits, if all are regular: the blocks' elements, and
     /// what becomes of them on the way, are normal numbers. Blocks of zeros get the scale 1.
     #[inline(always)]
-    pub(super) fn regular_scales(&self, largest: [u32; TILE]) -> Option<[u32; TILE]> {
+    pub(super) fn regular_scales<S: Simd>(&self, simd: S, largest: S::Pairs) -> Option<S::Pairs> {
         if self.format.scale_rule == ScaleRule::Mse {
             return None;
         }
         let emax = self.emax as u32;
         // The smallest normal number of the format has to be so far up that what is half of the smallest number is normal.
         let least = (emax + self.least_byte()) << 23;
-        let one = (emax + 127) << 23;
-        let (mut bytes, mut regular) = ([0; TILE], true);
-        for (largest, byte) in largest.into_iter().zip(&mut bytes) {
-            regular &= (largest.wrapping_sub(least) < (TOO_LARGE << 23) - least) | (largest == 0);
-            // What is not regular may wrap around: it is not taken.
-            let up = if largest == 0 { one } else { largest }.wrapping_add(self.bump);
-            *byte = (up >> 23).wrapping_sub(emax);
+        // All ones where a block is zeros.
+        let zeros = simd.sub_bits(simd.min_bits(largest, simd.splat_pairs(1)), simd.splat_pairs(1));
+        let largest = simd.or(largest, simd.and(zeros, simd.splat_pairs((emax + 127) << 23)));
+        if simd.exceeds(simd.sub_bits(largest, simd.splat_pairs(least)), (TOO_LARGE << 23) - 1 - least) {
+            return None;
         }
-        regular.then_some(bytes)
+        let up = simd.add_bits(largest, simd.splat_pairs(self.bump));
+        Some(simd.sub_bits(simd.shift_right(up, 23), simd.splat_pairs(emax)))
+    }
+
+    /// The smallest normal number and the largest, scaled by the scales with these bytes, as bits.
+    #[inline(always)]
+    fn limits<S: Simd>(&self, simd: S, bytes: S::Pairs) -> [[u32; TILE]; 2] {
+        let mut limits = [[0; TILE]; 2];
+        let lowest = simd.add_bits(bytes, simd.splat_pairs(self.lowest as u32));
+        simd.store_pairs(simd.shift_left(lowest, 23), &mut limits[0]);
+        simd.store_pairs(simd.bits(simd.mul(powers_of(simd, bytes), simd.splat(self.max))), &mut limits[1]);
+        limits
     }
 
     /// A scale from which on the halves of the smallest magnitudes are normal bf16.
@@ -178,26 +186,16 @@ impl Quantizer {
     }
 }
 
-/// Limits of the magnitudes of a step's rows, scaled, and the scales.
-struct ScaledRange {
-    /// The smallest normal number, as bits.
-    lowest: [u32; TILE],
-    /// The largest, likewise.
-    most: [u32; TILE],
-    powers: [f32; TILE],
+/// The powers of two of regular scales with these bytes.
+#[inline(always)]
+pub(super) fn powers_of<S: Simd>(simd: S, bytes: S::Pairs) -> S::F32 {
+    simd.with_bits(simd.shift_left(bytes, 23))
 }
 
-impl ScaledRange {
-    /// Of blocks with regular scales.
-    #[inline(always)]
-    fn of(quantizer: &Quantizer, bytes: [u32; TILE]) -> ScaledRange {
-        let powers = bytes.map(|byte| f32::from_bits(byte << 23));
-        ScaledRange {
-            lowest: bytes.map(|byte| byte.wrapping_add_signed(quantizer.lowest) << 23),
-            most: powers.map(|power| (quantizer.max * power).to_bits()),
-            powers,
-        }
-    }
+/// Their inverses.
+#[inline(always)]
+pub(super) fn inverses_of<S: Simd>(simd: S, bytes: S::Pairs) -> S::F32 {
+    powers_of(simd, simd.sub_bits(simd.splat_pairs(254), bytes))
 }
 
 #[inline(always)]
