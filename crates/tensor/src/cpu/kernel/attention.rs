@@ -10,6 +10,7 @@ use super::extent::{Extent, ratio};
 use super::linear::FEW;
 use super::operand::{Tile, Uses, step_of, write_pairs};
 use super::product::{Order, Totals, multiply, multiply_tiles};
+use super::quantize::Quantizer;
 use super::scores::{Root, Straight};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
 use super::softmax::{Weights, softmax};
@@ -59,6 +60,7 @@ pub(in crate::cpu) fn attention(
     let (group, dim) = (a.heads / layout.heads, layout.head_dim);
     assert_eq!(q.columns(), a.heads * dim, "queries of the heads");
     let root = Root::of(dim);
+    let [query, weights] = [a.query, a.weights].map(|format| format.map(Quantizer::new));
     let mut tasks = Vec::new();
     for (cache, rows) in caches.iter().zip(sequences) {
         assert!(
@@ -74,6 +76,7 @@ pub(in crate::cpu) fn attention(
                     q,
                     a,
                     root,
+                    quantizers: [query.as_ref(), weights.as_ref()],
                     head: &cache.heads[kv_head],
                     kv_head,
                     rows: some,
@@ -131,6 +134,8 @@ struct Task<'a> {
     q: &'a Matrix,
     a: &'a Attention,
     root: Root,
+    /// Of queries and of attention weights.
+    quantizers: [Option<&'a Quantizer>; 2],
     head: &'a Head,
     kv_head: usize,
     /// Rows of the queries.
@@ -236,7 +241,7 @@ impl Task<'_> {
         w.queries.fill(
             simd,
             ([queries.rows, room(configured, queries.rows)], dim),
-            (self.a.query, uses_in_tiles(configured, self.head.keys.format)),
+            (self.quantizers[0], uses_in_tiles(configured, self.head.keys.format)),
             #[inline(always)]
             |r, step, to: &mut _| {
                 let head = self.kv_head * group + queries.heads[r];
@@ -317,7 +322,7 @@ impl Task<'_> {
         weights.fill(
             simd,
             ([queries.rows, room(configured, queries.rows)], seen),
-            (self.a.weights, uses_in_tiles(configured, values.format)),
+            (self.quantizers[1], uses_in_tiles(configured, values.format)),
             // They are zero past their token, up to the end of its step.
             Weights { exponentials: scores, stride: *stride, reciprocals, flush: plain },
         );

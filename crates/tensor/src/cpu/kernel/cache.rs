@@ -8,7 +8,7 @@ use super::bf16::floats;
 use super::extent::{Extent, Magnitudes, limit, ratio};
 use super::operand::{step_of, write_pairs};
 use super::panels::ZERO;
-use super::quantize::Quantizer;
+use super::quantize::{Quantizer, joined};
 use super::sides::{PANEL, STEP, Scales, TILE, WPanel};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
@@ -194,6 +194,7 @@ impl Head {
 #[derive(Debug)]
 pub(in crate::cpu) struct Keys {
     pub(in crate::cpu) format: Option<BlockFormat>,
+    quantizer: Option<Quantizer>,
     pub(in crate::cpu) dim: usize,
     /// `[panel][pair]`, `[panel][block]`: a panel has its [`stride`](Keys::stride) of pairs, and after the last there are as many
     /// more as a step has.
@@ -206,7 +207,14 @@ pub(in crate::cpu) struct Keys {
 impl Keys {
     /// None, to be laid out in this memory.
     fn new(format: Option<BlockFormat>, dim: usize, laid: Laid<Lanes>) -> Keys {
-        Keys { format, dim, laid, limits: [limit_of(format)], extent: Extent::none(format) }
+        Keys {
+            format,
+            quantizer: format.map(Quantizer::new),
+            dim,
+            laid,
+            limits: [limit_of(format)],
+            extent: Extent::none(format),
+        }
     }
 
     /// Pairs from one panel to the next: whole steps, but for keys of less than one. Of those a step's view goes on into other
@@ -221,8 +229,10 @@ impl Keys {
         let blocks = self.format.map_or(0, |f| self.dim.div_ceil(f.block_size));
         let panels = (first + count).div_ceil(PANEL);
         self.laid.resize(panels * self.stride() + LANES, Lanes::ZERO, panels * blocks);
-        match self.format {
-            Some(format) if format.block_size != STEP => self.append_blocks(simd, format, first, count, key),
+        match self.quantizer {
+            Some(quantizer) if quantizer.format.block_size != STEP => {
+                self.append_blocks(simd, &quantizer, first, count, key);
+            }
             _ => self.append_steps(simd, first, count, key),
         }
         if let Some(format) = self.format {
@@ -235,7 +245,7 @@ impl Keys {
     #[inline(always)]
     fn append_steps<'a, S: Simd>(&mut self, simd: S, first: usize, count: usize, key: impl Fn(usize) -> &'a [bf16]) {
         let steps = self.dim.div_ceil(STEP);
-        let (stride, quantizer) = (self.stride(), self.format.map(Quantizer::new));
+        let (stride, quantizer) = (self.stride(), self.quantizer);
         let mut magnitudes = Magnitudes::none(simd);
         for panel in first / PANEL..(first + count).div_ceil(PANEL) {
             let tokens = first.max(panel * PANEL)..(first + count).min((panel + 1) * PANEL);
@@ -258,7 +268,9 @@ impl Keys {
                     for (to, row) in to.0[lane..].iter_mut().zip(&*rows) {
                         *to = row.0[pair];
                     }
-                    magnitudes.add(simd, simd.load_pairs(&to.0));
+                    if quantizer.is_none() {
+                        magnitudes.add(simd, simd.load_pairs(&to.0));
+                    }
                 }
             }
         }
@@ -272,19 +284,19 @@ impl Keys {
     fn append_blocks<'a, S: Simd>(
         &mut self,
         simd: S,
-        format: BlockFormat,
+        quantizer: &Quantizer,
         first: usize,
         count: usize,
         key: impl Fn(usize) -> &'a [bf16],
     ) {
-        let (stride, blocks) = (self.stride(), self.dim.div_ceil(format.block_size));
-        let quantizer = Quantizer::new(format);
+        let block_size = quantizer.format.block_size;
+        let (stride, blocks) = (self.stride(), self.dim.div_ceil(block_size));
         let mut row = vec![0f32; self.dim.next_multiple_of(2)];
         for i in 0..count {
             let (panel, lane) = ((first + i) / PANEL, (first + i) % PANEL);
             floats(key(i), &mut row[..self.dim]);
             let to = &mut self.laid.powers[panel * blocks..];
-            for (block, to) in row[..self.dim].chunks_mut(format.block_size).zip(to) {
+            for (block, to) in row[..self.dim].chunks_mut(block_size).zip(to) {
                 to[lane] = quantizer.block(simd, block);
             }
             let to = &mut self.laid.elements[panel * stride..][..stride];
@@ -316,6 +328,7 @@ impl Keys {
 #[derive(Debug)]
 pub(in crate::cpu) struct Values {
     pub(in crate::cpu) format: Option<BlockFormat>,
+    quantizer: Option<Quantizer>,
     dim: usize,
     /// The first token's step; where there are several, values begin with token 0.
     first_step: usize,
@@ -339,6 +352,7 @@ impl Values {
     fn new(format: Option<BlockFormat>, dim: usize, first_token: usize, laid: Laid<Step>) -> Values {
         Values {
             format,
+            quantizer: format.map(Quantizer::new),
             dim,
             first_step: first_token / STEP,
             first_block: format.map_or(0, |f| first_token / f.block_size),
@@ -363,10 +377,10 @@ impl Values {
         for panel in 0..panels {
             let features = panel * PANEL..self.dim.min((panel + 1) * PANEL);
             let of = (panel, panels);
-            match self.format {
-                Some(format) => self.lay_block(
+            match self.quantizer {
+                Some(quantizer) => self.lay_block(
                     simd,
-                    format,
+                    &quantizer,
                     of,
                     tokens.clone(),
                     #[inline(always)]
@@ -411,7 +425,7 @@ impl Values {
     fn lay_block<'a, S: Simd>(
         &mut self,
         simd: S,
-        format: BlockFormat,
+        quantizer: &Quantizer,
         (panel, panels): (usize, usize),
         tokens: Range<usize>,
         value: impl Fn(usize) -> &'a [bf16],
@@ -427,15 +441,26 @@ impl Values {
         for (to, token) in block.iter_mut().zip(tokens.clone()) {
             floats(value(token), to);
         }
+        let format = quantizer.format;
         let at = (tokens.start / format.block_size - self.first_block) * panels + panel;
         self.laid.powers.resize(self.laid.powers.len().max(at + 1), [1.0; PANEL]);
-        self.laid.powers[at] = Quantizer::new(format).columns(simd, block);
+        self.laid.powers[at] = quantizer.columns(simd, block);
         let powers = &self.laid.powers[at..=at];
         self.finite &= powers.as_flattened().iter().all(|p| !p.is_nan());
         self.extent = self.extent.join(Extent::of_scales(format.element, powers));
+        let at = |token: usize| (token / STEP - self.first_step) * panels + panel;
+        if tokens.start.is_multiple_of(2) {
+            for (i, two) in block.chunks(2).enumerate() {
+                let token = tokens.start + 2 * i;
+                let odd = simd.load(two.get(1).unwrap_or(&[0.0; LANES]));
+                let pair = joined(simd, [simd.load(&two[0]), odd]);
+                simd.store_pairs(pair, &mut self.laid.elements[at(token)][token % STEP / 2].0);
+            }
+            return;
+        }
         for (token, values) in tokens.zip(block) {
-            let step = &mut self.laid.elements[(token / STEP - self.first_step) * panels + panel];
-            put(&mut step[token % STEP / 2].0, token, values.iter().map(|x| x.to_bits() >> 16));
+            let pair = &mut self.laid.elements[at(token)][token % STEP / 2].0;
+            put(pair, token, values.iter().map(|x| x.to_bits() >> 16));
         }
     }
 

@@ -30,7 +30,7 @@ impl Extent {
     ) -> Extent {
         let mut range = ScaleRange::none(scalar());
         scales.into_iter().for_each(|scales| range.add(scalar(), *scales));
-        range.extent(scalar(), element)
+        range.extent(scalar(), [unit(element), element.max()])
     }
 
     /// Of nothing in this format.
@@ -119,16 +119,15 @@ impl<S: Simd> ScaleRange<S> {
         self.high = simd.max(scales, self.high);
     }
 
-    /// The extent of elements of a format with these scales.
+    /// The extent of elements with these scales, given the smallest and the largest magnitude of their format.
     #[inline(always)]
-    pub(in crate::cpu) fn extent(&self, simd: S, element: ElementFormat) -> Extent {
+    pub(in crate::cpu) fn extent(&self, simd: S, [unit, max]: [f32; 2]) -> Extent {
         let (mut low, mut high) = ([0; LANES], [0; LANES]);
         simd.store_pairs(self.low, &mut low);
         simd.store_pairs(simd.bits(self.high), &mut high);
         let low = f32::from_bits(low.into_iter().fold(u32::MAX, u32::min));
         let high = f32::from_bits(high.into_iter().fold(0, u32::max));
-        let unit = f64::from(unit(element));
-        let largest = f64::from(element.max()) * f64::from(high);
+        let (unit, largest) = (f64::from(unit), f64::from(max) * f64::from(high));
         Extent { unit, scaled_unit: unit * f64::from(low), largest, plain: false }
     }
 }

@@ -6,7 +6,7 @@ use half::bf16;
 use microscale_formats::{E2M1, ElementFormat};
 use rayon::prelude::*;
 
-use super::extent::{Extent, Magnitudes, ScaleRange, always_exact, ratio, unit};
+use super::extent::{Extent, Magnitudes, ScaleRange, always_exact, ratio};
 use super::integers::{Integers, are_moderate, step_bytes, step_words};
 use super::linear::{FEW, TILES_RATIO};
 use super::quantize::Quantizer;
@@ -102,12 +102,13 @@ impl Operand {
                     && format
                         .is_some_and(|f| !is_small_integer(f.element) && always_exact(ratio(f.element), ratio(E2M1))),
         };
+        let quantizer = format.map(Quantizer::new);
         let mut tiles = SPARE.take(rows.div_ceil(TILE));
         tiles.par_iter_mut().with_min_len((8192 / (k * TILE)).max(1)).enumerate().for_each(|(tile, to)| {
             let some = TILE.min(rows - tile * TILE);
             let stride = if few { rows } else { TILE };
             dispatch!(isa, simd => {
-                to.fill(simd, ([some, stride], k), (format, uses), #[inline(always)] |r, step, to: &mut _| {
+                to.fill(simd, ([some, stride], k), (quantizer.as_ref(), uses), #[inline(always)] |r, step, to: &mut _| {
                     let values = step_of(x.row(tile * TILE + r), step);
                     simd.prefetch(&values[0]);
                     write_pairs(simd, values, to);
@@ -169,13 +170,13 @@ impl Tile {
         &mut self,
         simd: S,
         ([rows, stride], k): ([usize; 2], usize),
-        (format, uses): (Option<BlockFormat>, Uses),
+        (quantizer, uses): (Option<&Quantizer>, Uses),
         source: impl Rows<S>,
     ) {
         let steps = k.div_ceil(STEP);
         self.clear(stride);
         self.powers.reserve(steps);
-        match format {
+        match quantizer {
             None => {
                 self.make_room(steps, Uses::default());
                 let mut values = Magnitudes::none(simd);
@@ -189,8 +190,8 @@ impl Tile {
                 }
                 self.extent = Some(values.extent(simd));
             }
-            Some(format) if format.block_size == STEP => {
-                if let Some(extent) = self.fill_bytes(simd, (rows, steps), (format, uses), &source) {
+            Some(quantizer) if quantizer.format.block_size == STEP => {
+                if let Some(extent) = self.fill_bytes(simd, (rows, steps), (quantizer, uses), &source) {
                     (self.dequantized, self.extent) = (true, Some(extent));
                     return;
                 }
@@ -198,7 +199,7 @@ impl Tile {
                 // far from 1, as those are likely to that follow on such.
                 let mut scaled = stride == TILE && !self.far;
                 loop {
-                    let extent = self.fill_steps(simd, (rows, steps), (format, uses), scaled, &source);
+                    let extent = self.fill_steps(simd, (rows, steps), (quantizer, uses), scaled, &source);
                     self.far = extent.dequantized().is_none();
                     self.dequantized = scaled && !self.far;
                     self.extent = if scaled { extent.dequantized() } else { Some(extent) };
@@ -209,8 +210,8 @@ impl Tile {
                     self.clear(stride);
                 }
             }
-            Some(format) => {
-                self.fill_blocks(simd, (rows, k), (format, uses), &source);
+            Some(quantizer) => {
+                self.fill_blocks(simd, (rows, k), (quantizer, uses), &source);
             }
         }
     }
@@ -222,11 +223,11 @@ impl Tile {
         &mut self,
         simd: S,
         (rows, steps): (usize, usize),
-        (format, uses): (BlockFormat, Uses),
+        (quantizer, uses): (&Quantizer, Uses),
         source: &impl Rows<S>,
     ) -> Option<Extent> {
-        let words = simd.words().filter(|_| self.stride == TILE && uses.with(format.element).bytes)?;
-        let quantizer = Quantizer::new(format);
+        let uses = uses.with(quantizer.format.element);
+        let words = simd.words().filter(|_| self.stride == TILE && uses.bytes)?;
         let mut range = ScaleRange::none(words);
         let mut lanes = [Lanes::ZERO; TILE];
         self.lanes.clear();
@@ -238,7 +239,7 @@ impl Tile {
             to[rows..].fill(StepBytes::default());
             range.add(words, quantizer.step_in_bytes(words, &lanes[..rows], to)?);
         }
-        range.extent(words, format.element).dequantized()
+        range.extent(words, [quantizer.unit, quantizer.max]).dequantized()
     }
 
     /// Quantizes rows in blocks that are steps, `scaled` or not, and answers with the extent of the elements and their scales.
@@ -247,12 +248,11 @@ impl Tile {
         &mut self,
         simd: S,
         (rows, steps): (usize, usize),
-        (format, uses): (BlockFormat, Uses),
+        (quantizer, uses): (&Quantizer, Uses),
         scaled: bool,
         source: &impl Rows<S>,
     ) -> Extent {
-        let quantizer = Quantizer::new(format);
-        let unit = unit(format.element);
+        let (format, unit) = (quantizer.format, quantizer.unit);
         let checked = !always_exact(ratio(format.element), uses.norms_beside);
         let uses = uses.with(format.element);
         let mut range = ScaleRange::none(simd);
@@ -262,7 +262,7 @@ impl Tile {
         // Of few rows several steps are quantized side by side, as the rows of a tile are.
         let together = TILE / self.stride;
         for (group, lanes) in all.chunks_mut(together * self.stride).enumerate() {
-            let at_once = if scaled { source.quantized(simd, &quantizer, group, &mut lanes[..rows]) } else { None };
+            let at_once = if scaled { source.quantized(simd, quantizer, group, &mut lanes[..rows]) } else { None };
             let powers = at_once.unwrap_or_else(
                 #[inline(always)]
                 || {
@@ -308,7 +308,7 @@ impl Tile {
             }
         }
         self.lanes = all;
-        range.extent(simd, format.element)
+        range.extent(simd, [quantizer.unit, quantizer.max])
     }
 
     /// Blocks of any size, a row at a time. Tiles do not take them, so there are no norms.
@@ -317,10 +317,10 @@ impl Tile {
         &mut self,
         simd: S,
         (rows, k): (usize, usize),
-        (format, uses): (BlockFormat, Uses),
+        (quantizer, uses): (&Quantizer, Uses),
         source: &impl Rows<S>,
     ) {
-        let quantizer = Quantizer::new(format);
+        let format = quantizer.format;
         let blocks = k.div_ceil(format.block_size);
         self.lanes.clear();
         self.lanes.resize(k.div_ceil(STEP) * self.stride, Lanes::ZERO);
@@ -345,7 +345,7 @@ impl Tile {
         let uses = Uses { words: false, ..uses.with(format.element) };
         self.make_room(k.div_ceil(STEP), uses);
         if uses.bytes {
-            let unit = unit(format.element);
+            let unit = quantizer.unit;
             let lanes = std::mem::take(&mut self.lanes);
             for (step, lanes) in lanes.chunks_exact(self.stride).enumerate() {
                 let worth = self.powers[step * STEP / format.block_size].map(|power| unit * power);
@@ -421,6 +421,7 @@ impl Tile {
         })
     }
 
+    #[inline(always)]
     pub(in crate::cpu) fn view(&self, format: Option<BlockFormat>) -> XTile<'_> {
         XTile {
             lanes: &self.lanes,

@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 
 use microscale_formats::{BLOCK, E8M0, ElementFormat, INT8, ScaleRule};
 
+use super::extent::unit;
 use super::integers::{Integers, are_moderate};
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch, words};
 use crate::{BlockFormat, Real};
@@ -24,16 +25,18 @@ const EXPONENT: u32 = 0x7F80_0000;
 const HIGH: u32 = 0xFFFF_0000;
 
 /// What rounding to a format takes, in the form the loop wants it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Quantizer {
-    format: BlockFormat,
+    pub(in crate::cpu) format: BlockFormat,
+    /// The smallest magnitude of the elements, of which all others are multiples.
+    pub(in crate::cpu) unit: f32,
     /// What a number's exponent field is less its scale's byte, for powers of two.
     emax: i32,
     /// Exponent field of the smallest normal number, in place.
     min_exponent: u32,
     /// Factor from the power of two of a value to the number whose last bit is worth one step.
     magic: f32,
-    max: f32,
+    pub(in crate::cpu) max: f32,
     /// The code of the largest magnitude.
     max_code: u32,
     /// Bits of a code's fraction.
@@ -47,7 +50,7 @@ pub(crate) struct Quantizer {
 }
 
 /// Quantizers of every element format under every rule, `[format][rule]` as these count themselves. To make one takes as
-/// long as to quantize many blocks, and there is one for every tile.
+/// long as to quantize many blocks.
 static KNOWN: LazyLock<Vec<Quantizer>> = LazyLock::new(|| {
     let formats = ElementFormat::ALL.into_iter().flat_map(|element| ScaleRule::ALL.map(|rule| (element, rule)));
     formats
@@ -67,6 +70,7 @@ impl Quantizer {
         let format = BlockFormat { scale_rule: format.scale_rule.for_format(element), ..format };
         Quantizer {
             format,
+            unit: unit(element),
             emax: 127 - i32::from(format.scale_rule.scale_of_max(1.0, element).0),
             min_exponent: ((1 - element.bias() + 127) as u32) << 23,
             magic: f32::from_bits((23 - element.mantissa_bits() + 127) << 23),
@@ -357,7 +361,7 @@ fn largest<S: Simd>(simd: S, even: S::F32, odd: S::F32) -> u32 {
 
 /// Values that are bf16, the even and the odd ones, as pairs.
 #[inline(always)]
-fn joined<S: Simd>(simd: S, [even, odd]: [S::F32; 2]) -> S::Pairs {
+pub(super) fn joined<S: Simd>(simd: S, [even, odd]: [S::F32; 2]) -> S::Pairs {
     let high = simd.and(simd.bits(odd), simd.splat_pairs(HIGH));
     simd.or(simd.shift_right(simd.bits(even), 16), high)
 }

@@ -5,7 +5,6 @@ use microscale_formats::ScaleRule;
 
 use super::words::{MAGNITUDES, SIGNS, WordSteps};
 use super::{MAGNITUDE, Quantizer, joined};
-use crate::cpu::kernel::extent::unit;
 use crate::cpu::kernel::sides::{StepBytes, TILE};
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{LANES, Simd, Words};
@@ -115,11 +114,11 @@ impl Quantizer {
         to: &mut [StepBytes; TILE],
     ) -> Option<S::F32> {
         let scales = self.scales_of(simd, rows)?;
-        let (powers, unit) = (powers_of(simd, scales), unit(self.format.element));
-        let most = simd.splat_words((self.max / unit) as u16);
+        let powers = powers_of(simd, scales);
+        let most = simd.splat_words((self.max / self.unit) as u16);
         let (mut bytes, mut worth) = ([0; TILE], [0.0; TILE]);
         simd.store_pairs(scales, &mut bytes);
-        simd.store(simd.mul(powers, simd.splat(unit)), &mut worth);
+        simd.store(simd.mul(powers, simd.splat(self.unit)), &mut worth);
         for (r, row) in rows.iter().enumerate() {
             let pairs = simd.load_pairs(&row.0);
             let lowest = simd.splat_pairs(twice(bytes[r].wrapping_add_signed(self.lowest)));
