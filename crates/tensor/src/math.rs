@@ -49,8 +49,8 @@ pub fn exp_of_negative(x: f32) -> f32 {
 }
 
 /// ln 2 in two parts, the first with 33 trailing zero bits, so that its product with an exponent is exact.
-pub(crate) const LN2_HIGH: f64 = f64::from_bits(0x3FE6_2E42_FEE0_0000);
-pub(crate) const LN2_LOW: f64 = f64::from_bits(0x3DEA_39EF_3579_3C76);
+const LN2_HIGH: f64 = f64::from_bits(0x3FE6_2E42_FEE0_0000);
+const LN2_LOW: f64 = f64::from_bits(0x3DEA_39EF_3579_3C76);
 /// 1.5·2^52. Adding it rounds to an integer, which then stands in the low bits.
 pub(crate) const SHIFT: f64 = 6755399441055744.0;
 

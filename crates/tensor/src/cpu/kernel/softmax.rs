@@ -19,10 +19,8 @@ pub(in crate::cpu) fn softmax<S: Simd>(simd: S, rows: &mut [f32], stride: usize,
     for (r, &n) in lengths.iter().enumerate() {
         let row = &mut rows[row(r)];
         if let Some(last) = row.last_chunk_mut::<LANES>() {
-            for (lane, x) in last.iter_mut().enumerate() {
-                // Its exponential is the zero that adds nothing.
-                *x = if lane > (n - 1) % LANES { f32::NEG_INFINITY } else { *x };
-            }
+            // As a whole: single lanes written would have to reach the cache before they are read as one vector.
+            simd.store(up_to(simd, simd.load(last), (n - 1) % LANES + 1), last);
         }
         // NaN are left out.
         let mut largest = simd.splat(f32::NEG_INFINITY);
@@ -50,6 +48,27 @@ pub(in crate::cpu) fn softmax<S: Simd>(simd: S, rows: &mut [f32], stride: usize,
         #[inline(always)]
         |sum| 1.0 / sum,
     )
+}
+
+/// The first of the lanes, then numbers whose exponential is the zero that adds nothing.
+#[inline(always)]
+fn up_to<S: Simd>(simd: S, x: S::F32, lanes: usize) -> S::F32 {
+    const ENDS: usize = 2 * LANES - 1;
+    static KEPT: [u32; ENDS] = ends(u32::MAX, 0);
+    static OTHERS: [u32; ENDS] = ends(0, f32::NEG_INFINITY.to_bits());
+    let window = |of: &'static [u32; ENDS]| of[LANES - lanes..].first_chunk().expect("as many as there are lanes");
+    simd.with_bits(simd.or(simd.and(simd.bits(x), simd.load_pairs(window(&KEPT))), simd.load_pairs(window(&OTHERS))))
+}
+
+/// All lanes of one kind, and of another all but one.
+const fn ends<const N: usize>(first: u32, then: u32) -> [u32; N] {
+    let mut ends = [first; N];
+    let mut lane = LANES;
+    while lane < N {
+        ends[lane] = then;
+        lane += 1;
+    }
+    ends
 }
 
 /// What [`softmax`] left behind, multiplied and rounded to bf16, as rows of a tile.
