@@ -8,7 +8,7 @@ use super::bf16::floats;
 use super::extent::{Extent, Magnitudes, limit, ratio};
 use super::operand::{step_of, write_pairs};
 use super::panels::ZERO;
-use super::quantize::{Quantizer, joined};
+use super::quantize::Quantizer;
 use super::sides::{PANEL, STEP, Scales, TILE, WPanel};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
@@ -406,14 +406,18 @@ impl Values {
         tokens: Range<usize>,
         value: impl Fn(usize) -> &'a [bf16],
     ) {
-        let at = |token: usize| (token / STEP - self.first_step) * panels + panel;
-        for token in tokens.clone() {
-            let pair = &mut self.laid.elements[at(token)][token % STEP / 2].0;
-            put(pair, token, value(token).iter().map(|x| u32::from(x.to_bits())));
-        }
         let mut magnitudes = Magnitudes::none(simd);
-        for token in (tokens.start / 2 * 2..tokens.end).step_by(2) {
-            magnitudes.add(simd, simd.load_pairs(&self.laid.elements[at(token)][token % STEP / 2].0));
+        for even in (tokens.start / 2 * 2..tokens.end).step_by(2) {
+            let to = &mut self.laid.elements[(even / STEP - self.first_step) * panels + panel][even % STEP / 2].0;
+            let pairs = if even < tokens.start {
+                put(to, even + 1, value(even + 1).iter().map(|x| u32::from(x.to_bits())));
+                simd.load_pairs(to)
+            } else {
+                let pairs = pairs_of_tokens(simd, even..tokens.end, &value);
+                simd.store_pairs(pairs, to);
+                pairs
+            };
+            magnitudes.add(simd, pairs);
         }
         let extent = magnitudes.extent(simd);
         self.finite &= extent.is_finite();
@@ -430,38 +434,30 @@ impl Values {
         tokens: Range<usize>,
         value: impl Fn(usize) -> &'a [bf16],
     ) {
-        let (mut usual, mut long) = ([[0f32; LANES]; STEP], Vec::new());
-        let block = match usual.get_mut(..tokens.len()) {
-            Some(block) => block,
-            None => {
-                long.resize(tokens.len(), [0f32; LANES]);
-                &mut long[..]
-            }
-        };
-        for (to, token) in block.iter_mut().zip(tokens.clone()) {
-            floats(value(token), to);
-        }
-        let format = quantizer.format;
-        let at = (tokens.start / format.block_size - self.first_block) * panels + panel;
+        let size = quantizer.format.block_size;
+        let at = (tokens.start / size - self.first_block) * panels + panel;
         self.laid.powers.resize(self.laid.powers.len().max(at + 1), [1.0; PANEL]);
-        self.laid.powers[at] = quantizer.columns(simd, block);
+        self.laid.powers[at] = if size == STEP {
+            let pairs = &mut self.laid.elements[at][..tokens.len().div_ceil(2)];
+            for (i, to) in pairs.iter_mut().enumerate() {
+                simd.store_pairs(pairs_of_tokens(simd, tokens.start + 2 * i..tokens.end, &value), &mut to.0);
+            }
+            quantizer.columns_of_pairs(simd, pairs)
+        } else {
+            let mut block = vec![[0f32; LANES]; tokens.len()];
+            for (to, token) in block.iter_mut().zip(tokens.clone()) {
+                floats(value(token), to);
+            }
+            let powers = quantizer.columns(simd, &mut block);
+            for (token, values) in tokens.zip(block) {
+                let step = &mut self.laid.elements[(token / STEP - self.first_step) * panels + panel];
+                put(&mut step[token % STEP / 2].0, token, values.iter().map(|x| x.to_bits() >> 16));
+            }
+            powers
+        };
         let powers = &self.laid.powers[at..=at];
         self.finite &= powers.as_flattened().iter().all(|p| !p.is_nan());
-        self.extent = self.extent.join(Extent::of_scales(format.element, powers));
-        let at = |token: usize| (token / STEP - self.first_step) * panels + panel;
-        if tokens.start.is_multiple_of(2) {
-            for (i, two) in block.chunks(2).enumerate() {
-                let token = tokens.start + 2 * i;
-                let odd = simd.load(two.get(1).unwrap_or(&[0.0; LANES]));
-                let pair = joined(simd, [simd.load(&two[0]), odd]);
-                simd.store_pairs(pair, &mut self.laid.elements[at(token)][token % STEP / 2].0);
-            }
-            return;
-        }
-        for (token, values) in tokens.zip(block) {
-            let pair = &mut self.laid.elements[at(token)][token % STEP / 2].0;
-            put(pair, token, values.iter().map(|x| x.to_bits() >> 16));
-        }
+        self.extent = self.extent.join(Extent::of_scales(quantizer.format.element, powers));
     }
 
     /// Features `16 · index` to `16 · index + 15`.
@@ -475,6 +471,16 @@ impl Values {
             limits: &self.limits,
         }
     }
+}
+
+/// The features of the first two of some tokens, or of one.
+#[inline(always)]
+fn pairs_of_tokens<'a, S: Simd>(simd: S, tokens: Range<usize>, value: impl Fn(usize) -> &'a [bf16]) -> S::Pairs {
+    let even = simd.load_words(value(tokens.start));
+    if tokens.len() == 1 {
+        return even;
+    }
+    simd.or(even, simd.shift_left(simd.load_words(value(tokens.start + 1)), 16))
 }
 
 /// Puts a token's features where the pair has place for them.

@@ -14,6 +14,7 @@ use microscale_formats::{BLOCK, E8M0, ElementFormat, INT8, ScaleRule};
 
 use super::extent::unit;
 use super::integers::{Integers, are_moderate};
+use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch, words};
 use crate::{BlockFormat, Real};
 use steps::{inverses_of, powers_of};
@@ -212,6 +213,47 @@ impl Quantizer {
         power(scale)
     }
 
+    /// [`columns`](Self::columns) of pairs of bf16, each down a lane.
+    #[inline(always)]
+    pub(in crate::cpu) fn columns_of_pairs<S: Simd>(&self, simd: S, block: &mut [Lanes]) -> [f32; LANES] {
+        let magnitude = simd.splat_pairs(MAGNITUDE & HIGH);
+        let mut largest = simd.splat_pairs(0);
+        for pairs in block.iter() {
+            let pairs = simd.load_pairs(&pairs.0);
+            let even = simd.and(simd.shift_left(pairs, 16), magnitude);
+            largest = simd.max_bits(largest, simd.max_bits(even, simd.and(pairs, magnitude)));
+        }
+        let Some(bytes) = self.regular_scales(simd, largest) else {
+            return simd.vectorize(
+                #[inline(always)]
+                || self.columns_of_any_pairs(simd, block),
+            );
+        };
+        let inverses = inverses_of(simd, bytes);
+        for pairs in block {
+            let [even, odd] = simd.floats(simd.load_pairs(&pairs.0));
+            let values = [self.values(simd, even, inverses), self.values(simd, odd, inverses)];
+            simd.store_pairs(joined(simd, values), &mut pairs.0);
+        }
+        let mut scales = [0.0; LANES];
+        simd.store(powers_of(simd, bytes), &mut scales);
+        scales
+    }
+
+    /// The same where a column needs care.
+    #[inline(always)]
+    fn columns_of_any_pairs<S: Simd>(&self, simd: S, block: &mut [Lanes]) -> [f32; LANES] {
+        let halves = block.iter().flat_map(|pairs| halves_of(&pairs.0));
+        let mut rows: Vec<[f32; LANES]> = halves.collect();
+        let scales = self.columns(simd, &mut rows);
+        for (pairs, [even, odd]) in block.iter_mut().zip(rows.as_chunks().0) {
+            for (lane, pair) in pairs.0.iter_mut().enumerate() {
+                *pair = even[lane].to_bits() >> 16 | odd[lane].to_bits() & HIGH;
+            }
+        }
+        scales
+    }
+
     /// [`block`](Self::block) for sixteen blocks side by side, each down a column.
     #[inline(always)]
     pub(in crate::cpu) fn columns<S: Simd>(&self, simd: S, block: &mut [[f32; LANES]]) -> [f32; LANES] {
@@ -364,6 +406,11 @@ fn largest<S: Simd>(simd: S, even: S::F32, odd: S::F32) -> u32 {
 pub(super) fn joined<S: Simd>(simd: S, [even, odd]: [S::F32; 2]) -> S::Pairs {
     let high = simd.and(simd.bits(odd), simd.splat_pairs(HIGH));
     simd.or(simd.shift_right(simd.bits(even), 16), high)
+}
+
+/// The even elements of pairs and the odd ones.
+fn halves_of(pairs: &[u32; LANES]) -> [[f32; LANES]; 2] {
+    [pairs.map(|pair| f32::from_bits(pair << 16)), pairs.map(|pair| f32::from_bits(pair & HIGH))]
 }
 
 /// Even and odd elements in their order.

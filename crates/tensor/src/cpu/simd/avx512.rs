@@ -65,6 +65,7 @@ macro_rules! avx512_methods {
             fn shift_right(x: __m512i, by: u32) -> __m512i;
             fn load_pairs(x: &[u32; LANES]) -> __m512i;
             fn load_values(values: &[bf16]) -> __m512i;
+            fn load_words(values: &[bf16]) -> __m512i;
             fn store_pairs(x: __m512i, to: &mut [u32; LANES]);
             fn splat_pairs(x: u32) -> __m512i;
             fn above(x: &[f32; LANES], limit: f32) -> u16;
@@ -498,6 +499,13 @@ impl Simd for Avx512 {
             let (first, second) = (round_words::<FLUSH>(first), round_words::<FLUSH>(second));
             _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
         }
+    }
+    #[inline(always)]
+    fn load_words(self, values: &[bf16]) -> __m512i {
+        let values = &values[..values.len().min(LANES)];
+        let mask = ((1u32 << values.len()) - 1) as u16;
+        // SAFETY: `self` proves AVX-512; words of the mask are loaded, of which there are so many.
+        unsafe { _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, values.as_ptr().cast())) }
     }
     #[inline(always)]
     fn load_values(self, values: &[bf16]) -> __m512i {

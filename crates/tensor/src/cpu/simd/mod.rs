@@ -105,6 +105,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
         }
         self.load_pairs(&pairs)
     }
+    /// Up to sixteen values, each in the low half of a lane, zero beyond the last.
+    #[inline(always)]
+    fn load_words(self, values: &[bf16]) -> Self::Pairs {
+        let mut lanes = [0; LANES];
+        lanes.iter_mut().zip(values).for_each(|(lane, x)| *lane = u32::from(x.to_bits()));
+        self.load_pairs(&lanes)
+    }
     fn store_pairs(self, x: Self::Pairs, to: &mut [u32; LANES]);
     fn splat_pairs(self, x: u32) -> Self::Pairs;
     /// `sum` with the product of the high elements added, then that of the low ones, each rounded once. Neither
