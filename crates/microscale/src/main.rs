@@ -1,5 +1,6 @@
 //! The `microscale` command.
 
+mod allocator;
 mod arguments;
 mod commands;
 mod engine;
