@@ -1,5 +1,6 @@
 #![allow(unsafe_code, reason = "vector intrinsics")]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use half::bf16;
@@ -45,6 +46,7 @@ macro_rules! avx512_methods {
         }
 
         avx512_methods! {
+            fn settled(x: __m512) -> __m512;
             fn splat(x: f32) -> __m512;
             fn load(x: &[f32; LANES]) -> __m512;
             fn store(x: __m512, to: &mut [f32; LANES]);
@@ -258,6 +260,15 @@ const fn odd_words() -> [u32; LANES] {
     places
 }
 
+/// An instruction that is none, with an operand.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn settled(mut x: __m512) -> __m512 {
+    // SAFETY: there is no instruction.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) x, options(nomem, nostack, preserves_flags)) };
+    x
+}
+
 /// Low and high bytes of 64 values to two vectors of pairs.
 #[inline(always)]
 pub(super) fn interleave(low: __m512i, high: __m512i) -> [__m512i; 2] {
@@ -285,6 +296,11 @@ impl Simd for Avx512 {
         Some(self)
     }
 
+    #[inline(always)]
+    fn settled(self, x: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { settled(x) }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: `self` proves AVX-512.
@@ -606,6 +622,10 @@ impl IntegerProducts for Avx512 {
     fn float(self, x: __m512i) -> __m512 {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_cvtepi32_ps(x) }
+    }
+    #[inline(always)]
+    fn settled_integers(self, x: __m512i) -> __m512i {
+        self.bits(self.settled(self.with_bits(x)))
     }
 }
 

@@ -181,6 +181,10 @@ impl IntegerProducts for Avx512Bf16 {
     fn float(self, x: __m512i) -> __m512 {
         self.0.float(x)
     }
+    #[inline(always)]
+    fn settled_integers(self, x: __m512i) -> __m512i {
+        self.0.settled_integers(x)
+    }
 }
 
 #[cfg(test)]

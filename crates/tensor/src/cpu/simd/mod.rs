@@ -42,6 +42,8 @@ cfg_select! {
 }
 
 use std::fmt;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::compiler_fence;
 
 use half::bf16;
 use microscale_formats::E8M0;
@@ -71,6 +73,14 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Those, where they are faster than lanes of 32.
     fn words(self) -> Option<Self::Words>;
 
+    /// The same numbers, of which the compiler believes that they are needed here and now. It gathers what a long piece of
+    /// straight code loads at its beginning, more than there are registers for: memory is then asked in bursts, and what came is
+    /// put aside.
+    #[inline(always)]
+    fn settled(self, x: Self::F32) -> Self::F32 {
+        compiler_fence(SeqCst);
+        x
+    }
     fn splat(self, x: f32) -> Self::F32;
     fn load(self, x: &[f32; LANES]) -> Self::F32;
     fn store(self, x: Self::F32, to: &mut [f32; LANES]);
@@ -317,6 +327,12 @@ pub(crate) trait IntegerProducts: Simd {
     /// `sum` and the two products of `x`, signed integers of 16 bits, with each lane.
     fn dot_integers(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32;
     fn float(self, x: Self::I32) -> Self::F32;
+    /// [`settled`](Simd::settled).
+    #[inline(always)]
+    fn settled_integers(self, x: Self::I32) -> Self::I32 {
+        compiler_fence(SeqCst);
+        x
+    }
 }
 
 fn dots_bytes<S: IntegerProducts>(_: S) -> bool {

@@ -3,8 +3,6 @@
 #![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
 
 use std::ops::Range;
-use std::sync::atomic::Ordering::SeqCst;
-use std::sync::atomic::compiler_fence;
 
 use super::super::linear::Product;
 use super::super::panels::{GROUP, Packed, PanelScales, step_codes};
@@ -93,9 +91,21 @@ impl<S: Simd> Kind<S> for Pairs {
                 simd,
                 step,
                 #[inline(always)]
-                |codes, quad, p| {
-                    let w = simd.decode::<BITS>(&packed.table, codes, quad);
-                    add_quad(simd, rows, w, quad, (&mut sums, p));
+                |codes, quad, done| {
+                    four::<P>(
+                        #[inline(always)]
+                        |p| {
+                            let w = simd.decode::<BITS>(&packed.table, codes[p], quad);
+                            add_quad(simd, rows, w, quad, (&mut sums, p));
+                        },
+                    );
+                    if done {
+                        for r in 0..R {
+                            for p in 0..P {
+                                sums[r][p] = simd.settled(sums[r][p]);
+                            }
+                        }
+                    }
                 },
             );
         }
@@ -130,11 +140,17 @@ impl<S: IntegerProducts> Kind<S> for Bytes {
             simd,
             step,
             #[inline(always)]
-            |codes, quad, p| {
-                let w = simd.bytes::<BITS>(table, codes, quad);
-                for r in 0..R {
-                    sums[r][p] = simd.dot_bytes(rows[r].quads[quad], w, sums[r][p]);
-                }
+            |codes, quad, done| {
+                four::<P>(
+                    #[inline(always)]
+                    |p| {
+                        let w = simd.bytes::<BITS>(table, codes[p], quad);
+                        for r in 0..R {
+                            sums[r][p] = simd.dot_bytes(rows[r].quads[quad], w, sums[r][p]);
+                        }
+                    },
+                );
+                settle(simd, &mut sums, done);
             },
         );
         sides.add_integers(
@@ -173,12 +189,18 @@ impl<S: IntegerProducts> Kind<S> for Words {
             simd,
             step,
             #[inline(always)]
-            |codes, quad, p| {
-                let w = simd.integers::<BITS>(table, codes, quad);
-                for r in 0..R {
-                    let sum = simd.dot_integers(rows[r].pairs[2 * quad], w[0], sums[r][p]);
-                    sums[r][p] = simd.dot_integers(rows[r].pairs[2 * quad + 1], w[1], sum);
-                }
+            |codes, quad, done| {
+                four::<P>(
+                    #[inline(always)]
+                    |p| {
+                        let w = simd.integers::<BITS>(table, codes[p], quad);
+                        for r in 0..R {
+                            let sum = simd.dot_integers(rows[r].pairs[2 * quad], w[0], sums[r][p]);
+                            sums[r][p] = simd.dot_integers(rows[r].pairs[2 * quad + 1], w[1], sum);
+                        }
+                    },
+                );
+                settle(simd, &mut sums, done);
             },
         );
         sides.add_integers(
@@ -193,10 +215,10 @@ impl<S: IntegerProducts> Kind<S> for Words {
 }
 
 impl<const P: usize> Sides<'_, P> {
-    /// Calls `f(codes of the step, quad, panel)` for all quads of a step, the panels in turn, and asks for the lines that come
+    /// Calls `f(codes of the step, by panel; quad; whether a line ends)` for all quads of a step, and asks for the lines that come
     /// next.
     #[inline(always)]
-    fn quads<S: Simd, const BITS: usize>(&self, simd: S, step: usize, mut f: impl FnMut(&[u8], usize, usize)) {
+    fn quads<S: Simd, const BITS: usize>(&self, simd: S, step: usize, mut f: impl FnMut(&[&[u8]; P], usize, bool)) {
         let mut here = self.codes;
         for codes in &mut here {
             *codes = step_codes::<BITS>(codes, step);
@@ -219,12 +241,10 @@ impl<const P: usize> Sides<'_, P> {
                             if let Some(line) = here[p].as_chunks::<64>().0.get(quad) {
                                 simd.prefetch_past(line, skips);
                             }
-                            f(here[p], quad, p);
                         },
                     );
-                    // The compiler gathers what a whole step loads at its beginning, more than there are registers for:
-                    // memory is then asked in bursts, and what came is put aside.
-                    compiler_fence(SeqCst);
+                    // Two quads of four bits share a line.
+                    f(&here, quad, BITS > 4 || quad % 2 == 1);
                 },
             );
         }
@@ -259,6 +279,18 @@ impl<const P: usize> Sides<'_, P> {
             let x = simd.splat(unit(r) * self.packed.unit);
             for p in 0..P {
                 totals[r][p] = simd.fma(simd.float(sums[r][p]), simd.mul(powers[p], x), totals[r][p]);
+            }
+        }
+    }
+}
+
+/// [`Simd::settled`] for all sums, where they are done with a line.
+#[inline(always)]
+fn settle<S: IntegerProducts, const R: usize, const P: usize>(simd: S, sums: &mut [[S::I32; P]; R], done: bool) {
+    if done {
+        for r in 0..R {
+            for p in 0..P {
+                sums[r][p] = simd.settled_integers(sums[r][p]);
             }
         }
     }
