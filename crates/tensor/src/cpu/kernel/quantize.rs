@@ -301,12 +301,12 @@ impl Quantizer {
         self.nearest(simd, x, [self.min_exponent, self.max.to_bits()])
     }
 
-    /// Magnitudes to the nearest multiples of a step, ties to even, at most the largest number: a step is the last bit that
+    /// Magnitudes that are bf16 to the nearest multiples of a step, ties to even, at most the largest number: a step is the last bit that
     /// numbers of their power of two have, or the smallest normal number has. Both numbers are given as bits, and may be scaled.
     ///
     /// A multiple of that power of two, whose last bit is worth one step, is added and taken away again. It is the number itself
     /// that is multiplied: its lower bits are even multiples of what the last bit of the sum is worth, so that they change neither
-    /// rounding nor ties.
+    /// rounding nor ties, and the sum is no power of two larger, as a number of 24 bits could make it.
     #[inline(always)]
     fn nearest<S: Simd>(&self, simd: S, x: S::F32, [lowest, largest]: [u32; 2]) -> S::F32 {
         let normal = simd.with_bits(simd.max_bits(simd.bits(x), simd.splat_pairs(lowest)));

@@ -247,13 +247,18 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.store(x, &mut lanes);
         to.iter_mut().zip(lanes).for_each(|(to, x)| *to = round(x));
     }
-    /// The same as `f32`. Subnormal ones may become zero; a NaN stays one if it comes of bf16, its low bits being zero.
+    /// The same as `f32`; a NaN stays one if it comes of bf16, its low bits being zero.
     #[inline(always)]
-    fn rounded(self, x: Self::F32) -> Self::F32 {
+    fn nearest(self, x: Self::F32) -> Self::F32 {
         let bits = self.bits(x);
         let even = self.and(self.shift_right(bits, 16), self.splat_pairs(1));
         let nearest = self.add_bits(self.add_bits(bits, self.splat_pairs(0x7FFF)), even);
         self.with_bits(self.and(nearest, self.splat_pairs(0xFFFF_0000)))
+    }
+    /// Likewise, but that subnormal ones may become zero.
+    #[inline(always)]
+    fn rounded(self, x: Self::F32) -> Self::F32 {
+        self.nearest(x)
     }
     /// The nearest bf16 to numbers that are not negative, first sixteen and then as many more, as pairs; subnormal ones as zero
     /// if they are to be flushed.
@@ -270,17 +275,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
         }
         self.load_pairs(&pairs_of_floats(&values))
     }
-    /// The same of numbers below 2^111, where only zeros and such as are far above subnormal ones count: what the others
-    /// become is tiny, or zero.
+    /// The same where only zeros and numbers far above subnormal ones count: what the others become is tiny, or zero.
     #[inline(always)]
     fn round_normal_pairs(self, first: Self::F32, second: Self::F32) -> Self::Pairs {
-        self.join(self.nearest_normal(first), self.nearest_normal(second))
-    }
-    /// Likewise, as `f32`. A multiple with a last bit as large as the number's is to be is added and taken away again.
-    #[inline(always)]
-    fn nearest_normal(self, x: Self::F32) -> Self::F32 {
-        let multiple = (1 << 16) as f32;
-        self.fma(x, self.splat(-multiple), self.fma(x, self.splat(multiple), x))
+        self.join(self.nearest(first), self.nearest(second))
     }
     /// Values that are bf16, first sixteen and then as many more, as pairs.
     #[inline(always)]

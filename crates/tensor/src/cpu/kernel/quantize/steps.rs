@@ -89,7 +89,7 @@ impl Quantizer {
             |a, b| simd.max_bits(a, b),
         );
         // Rounding keeps the order.
-        let largest = simd.nearest_normal(simd.mul(simd.with_bits(largest), simd.load(factors)));
+        let largest = simd.nearest(simd.mul(simd.with_bits(largest), simd.load(factors)));
         let bytes = self.regular_scales(simd, simd.bits(largest))?;
         let limits = self.limits(simd, bytes);
         for (r, row) in rows.iter_mut().enumerate() {

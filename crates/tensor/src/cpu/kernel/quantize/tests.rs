@@ -238,6 +238,11 @@ fn steps_of_products_equal_steps() {
                     *x = 0.0;
                 }
             }
+            // Numbers that round to a power of two, and such as nearly do.
+            for numbers in numbers.iter_mut().filter(|_| round % 3 == 1) {
+                let below = 1 << (next() % 18);
+                numbers[1][5] = f32::from_bits((127 - next() % 3) << 23) * (1.0 - below as f32 / (1 << 24) as f32);
+            }
             let special = next() as usize % rows;
             match round % 20 {
                 7 => numbers[special] = [[0.0; LANES]; 2],
@@ -247,6 +252,9 @@ fn steps_of_products_equal_steps() {
             }
             let mut factors = [0.0; TILE];
             factors[..rows].fill_with(|| 1.0 / (1.0 + (next() % 100_000) as f32 / [10.0, 1e4][round % 2]));
+            if round % 3 == 1 {
+                factors[..rows].fill_with(|| f32::from_bits((127 - next() % 9) << 23));
+            }
             for isa in Isa::available() {
                 let (mut found, mut expected) = (vec![Lanes([7; LANES]); rows], vec![Lanes::ZERO; rows]);
                 dispatch!(isa, simd => {
