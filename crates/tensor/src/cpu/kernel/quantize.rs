@@ -243,13 +243,15 @@ impl Quantizer {
     /// The same where a column needs care.
     #[inline(always)]
     fn columns_of_any_pairs<S: Simd>(&self, simd: S, block: &mut [Lanes]) -> [f32; LANES] {
-        let halves = block.iter().flat_map(|pairs| halves_of(&pairs.0));
-        let mut rows: Vec<[f32; LANES]> = halves.collect();
+        let mut rows = vec![[0f32; LANES]; 2 * block.len()];
+        for (pairs, to) in block.iter().zip(rows.as_chunks_mut::<2>().0) {
+            let [even, odd] = simd.floats(simd.load_pairs(&pairs.0));
+            simd.store(even, &mut to[0]);
+            simd.store(odd, &mut to[1]);
+        }
         let scales = self.columns(simd, &mut rows);
         for (pairs, [even, odd]) in block.iter_mut().zip(rows.as_chunks().0) {
-            for (lane, pair) in pairs.0.iter_mut().enumerate() {
-                *pair = even[lane].to_bits() >> 16 | odd[lane].to_bits() & HIGH;
-            }
+            simd.store_pairs(joined(simd, [simd.load(even), simd.load(odd)]), &mut pairs.0);
         }
         scales
     }
@@ -262,8 +264,8 @@ impl Quantizer {
         for row in block.iter() {
             amax = simd.max_bits(amax, simd.and(simd.bits(simd.load(row)), magnitude));
         }
-        let (mut scales, inverses) = ([1f32; LANES], self.regular_scales(simd, amax));
-        let inverses = if let Some(bytes) = inverses {
+        let mut scales = [1f32; LANES];
+        let inverses = if let Some(bytes) = self.regular_scales(simd, amax) {
             simd.store(powers_of(simd, bytes), &mut scales);
             inverses_of(simd, bytes)
         } else {
@@ -406,11 +408,6 @@ fn largest<S: Simd>(simd: S, even: S::F32, odd: S::F32) -> u32 {
 pub(super) fn joined<S: Simd>(simd: S, [even, odd]: [S::F32; 2]) -> S::Pairs {
     let high = simd.and(simd.bits(odd), simd.splat_pairs(HIGH));
     simd.or(simd.shift_right(simd.bits(even), 16), high)
-}
-
-/// The even elements of pairs and the odd ones.
-fn halves_of(pairs: &[u32; LANES]) -> [[f32; LANES]; 2] {
-    [pairs.map(|pair| f32::from_bits(pair << 16)), pairs.map(|pair| f32::from_bits(pair & HIGH))]
 }
 
 /// Even and odd elements in their order.

@@ -30,7 +30,12 @@ pub(in crate::cpu) fn softmax<S: Simd>(simd: S, rows: &mut [f32], stride: usize,
         simd.store(largest, &mut lanes_of[r]);
     }
     let mut maxima = [0.0; TILE];
-    simd.store(simd.maxima_of_rows(&lanes_of), &mut maxima);
+    let largest = simd.floats_across_rows(
+        &lanes_of,
+        #[inline(always)]
+        |a, b| simd.max(a, b),
+    );
+    simd.store(largest, &mut maxima);
     // Rows that are not there have weights of zero.
     lanes_of = [[f32::INFINITY; LANES]; TILE];
     for r in 0..lengths.len() {
@@ -43,7 +48,12 @@ pub(in crate::cpu) fn softmax<S: Simd>(simd: S, rows: &mut [f32], stride: usize,
         simd.store(lanes, &mut lanes_of[r]);
     }
     let mut sums = [0.0; TILE];
-    simd.store(simd.sums_of_rows(&lanes_of), &mut sums);
+    let all = simd.floats_across_rows(
+        &lanes_of,
+        #[inline(always)]
+        |a, b| simd.add(a, b),
+    );
+    simd.store(all, &mut sums);
     sums.map(
         #[inline(always)]
         |sum| 1.0 / sum,

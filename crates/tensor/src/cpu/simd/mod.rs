@@ -187,24 +187,18 @@ pub(crate) trait Simd: Copy + Send + Sync {
         }
         self.load_pairs(&columns[0])
     }
-    /// The sum of each of sixteen rows, in the order of [`across_rows`](Self::across_rows).
+    /// The same of numbers.
     #[inline(always)]
-    fn sums_of_rows(self, rows: &[[f32; LANES]; LANES]) -> Self::F32 {
+    fn floats_across_rows(
+        self,
+        rows: &[[f32; LANES]; LANES],
+        join: impl Fn(Self::F32, Self::F32) -> Self::F32,
+    ) -> Self::F32 {
         self.with_bits(self.across_rows(
             #[inline(always)]
             |r| self.bits(self.load(&rows[r])),
             #[inline(always)]
-            |a, b| self.bits(self.add(self.with_bits(a), self.with_bits(b))),
-        ))
-    }
-    /// The largest number of each of sixteen rows, none of which has a NaN.
-    #[inline(always)]
-    fn maxima_of_rows(self, rows: &[[f32; LANES]; LANES]) -> Self::F32 {
-        self.with_bits(self.across_rows(
-            #[inline(always)]
-            |r| self.bits(self.load(&rows[r])),
-            #[inline(always)]
-            |a, b| self.bits(self.max(self.with_bits(a), self.with_bits(b))),
+            |a, b| self.bits(join(self.with_bits(a), self.with_bits(b))),
         ))
     }
     /// The largest magnitude of each of sixteen rows of bf16, as the bits of an `f32`: as integers, magnitudes are ordered, with

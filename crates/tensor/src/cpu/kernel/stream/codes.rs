@@ -99,13 +99,12 @@ impl<S: Simd> Kind<S> for Pairs {
                             add_quad(simd, rows, w, quad, (&mut sums, p));
                         },
                     );
-                    if done {
-                        for r in 0..R {
-                            for p in 0..P {
-                                sums[r][p] = simd.settled(sums[r][p]);
-                            }
-                        }
-                    }
+                    settle(
+                        done,
+                        &mut sums,
+                        #[inline(always)]
+                        |sum| simd.settled(sum),
+                    );
                 },
             );
         }
@@ -150,7 +149,12 @@ impl<S: IntegerProducts> Kind<S> for Bytes {
                         }
                     },
                 );
-                settle(simd, &mut sums, done);
+                settle(
+                    done,
+                    &mut sums,
+                    #[inline(always)]
+                    |sum| simd.settled_integers(sum),
+                );
             },
         );
         sides.add_integers(
@@ -200,7 +204,12 @@ impl<S: IntegerProducts> Kind<S> for Words {
                         }
                     },
                 );
-                settle(simd, &mut sums, done);
+                settle(
+                    done,
+                    &mut sums,
+                    #[inline(always)]
+                    |sum| simd.settled_integers(sum),
+                );
             },
         );
         sides.add_integers(
@@ -284,13 +293,13 @@ impl<const P: usize> Sides<'_, P> {
     }
 }
 
-/// [`Simd::settled`] for all sums, where they are done with a line.
+/// [`Simd::settled`], as `settled` does it, for all sums where they are done with a line.
 #[inline(always)]
-fn settle<S: IntegerProducts, const R: usize, const P: usize>(simd: S, sums: &mut [[S::I32; P]; R], done: bool) {
+fn settle<T: Copy, const R: usize, const P: usize>(done: bool, sums: &mut [[T; P]; R], settled: impl Fn(T) -> T) {
     if done {
         for r in 0..R {
             for p in 0..P {
-                sums[r][p] = simd.settled_integers(sums[r][p]);
+                sums[r][p] = settled(sums[r][p]);
             }
         }
     }
