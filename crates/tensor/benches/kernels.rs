@@ -173,6 +173,22 @@ fn weight_refilled(bencher: Bencher<'_, '_>, name: &str) {
     });
 }
 
+/// The same in a cache: what rounding and packing cost by themselves.
+#[divan::bench(args = FORMATS, sample_count = 200)]
+fn weight_cached(bencher: Bencher<'_, '_>, name: &str) {
+    let (x, format) = (random(64, SHAPE[1]), format(name).expect("an element format"));
+    let mut tensor = MxTensor::from_matrix(&x, format);
+    let (cpu, count) = (cpu(), 32);
+    bencher.counter(BytesCount::new(count * 2 * x.values().len())).bench_local(|| {
+        cpu.session(|| {
+            for _ in 0..count {
+                tensor.refill(black_box(x.values())).expect("values of the same shape");
+                black_box(&mut tensor);
+            }
+        });
+    });
+}
+
 /// What these are measured against: a copy of bf16 values, the destination's pages there already.
 #[divan::bench(sample_count = 50)]
 fn copy(bencher: Bencher<'_, '_>) {

@@ -414,7 +414,8 @@ impl Simd for Avx512 {
                         order
                     };
                     let words = _mm512_permutexvar_epi16(_mm512_loadu_si512(order.as_ptr().cast()), sixes);
-                    _mm256_mask_storeu_epi8(to.cast(), 0xFF_FFFF, _mm512_castsi512_si256(words));
+                    _mm_storeu_si128(to.cast(), _mm512_castsi512_si128(words));
+                    _mm_storeu_si64(to.add(16), _mm512_extracti32x4_epi32::<1>(words));
                 }
                 _ => _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(pairs)),
             }
@@ -662,14 +663,48 @@ impl Words for Avx512 {
         }
     }
     #[inline(always)]
-    fn largest_word(self, x: __m512i) -> u16 {
-        // SAFETY: `self` proves AVX-512.
+    fn pack_blocks<const BITS: usize>(self, codes: [__m512i; 4], to: &mut [u8]) {
+        const {
+            assert!(BITS == 4 || BITS == 6 || BITS == 8);
+        }
+        let to = to[..16 * BITS].as_mut_ptr();
+        let [a, b, c, d] = codes;
+        // SAFETY: `self` proves AVX-512; as many bytes are written as were checked to be there.
         unsafe {
-            let half = _mm256_max_epu16(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x));
-            let quarter = _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
-            // The machine finds the smallest of eight.
-            let least = _mm_minpos_epu16(_mm_xor_si128(quarter, _mm_set1_epi16(-1)));
-            !(_mm_cvtsi128_si32(least) as u16)
+            // The machine packs within quarters: eight codes of one block, then eight of the other.
+            let halves = [_mm512_packus_epi16(a, b), _mm512_packus_epi16(c, d)];
+            if BITS == 4 {
+                let [first, second] = halves.map(|codes| _mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x1001)));
+                let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+                let bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second));
+                return _mm512_storeu_si512(to.cast(), bytes);
+            }
+            for (i, half) in halves.into_iter().enumerate() {
+                let to = to.add(i * 8 * BITS);
+                if BITS == 8 {
+                    let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+                    _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi64(order, half));
+                    continue;
+                }
+                // Two codes to the low 12 bits of a word, four to the low 24 of a double word; three bytes of these are left, and
+                // three words of a block in each quarter.
+                let twos = _mm512_maddubs_epi16(half, _mm512_set1_epi16(0x4001));
+                let fours = _mm512_madd_epi16(twos, _mm512_set1_epi32(0x1000_0001));
+                let left = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+                let left = _mm512_shuffle_epi8(fours, _mm512_broadcast_i32x4(left));
+                let order = const {
+                    let mut order = [0u16; 2 * LANES];
+                    let mut i = 0;
+                    while i < 24 {
+                        order[i] = (i % 12 / 3 * 8 + i / 12 * 3 + i % 3) as u16;
+                        i += 1;
+                    }
+                    order
+                };
+                let words = _mm512_permutexvar_epi16(_mm512_loadu_si512(order.as_ptr().cast()), left);
+                _mm256_storeu_si256(to.cast(), _mm512_castsi512_si256(words));
+                _mm_storeu_si128(to.add(32).cast(), _mm512_extracti32x4_epi32::<2>(words));
+            }
         }
     }
 }

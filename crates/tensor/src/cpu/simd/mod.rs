@@ -344,7 +344,8 @@ pub(crate) trait Words: Simd {
     fn shift_words_right(self, x: Self::Pairs, by: Self::Pairs) -> Self::Pairs;
     /// The two's complement of the words whose `sign` has its top bit set, the others as they are.
     fn negate_words(self, x: Self::Pairs, sign: Self::Pairs) -> Self::Pairs;
-    fn largest_word(self, x: Self::Pairs) -> u16;
+    /// Packs the codes of four blocks of 32, a word each, at their width of 4, 6 or 8 bits.
+    fn pack_blocks<const BITS: usize>(self, codes: [Self::Pairs; 4], to: &mut [u8]);
     /// Words that are signed bytes, as such, and their sum.
     fn bytes_of_words(self, x: Self::Pairs) -> ([u32; codes::QUADS], i32);
 }

@@ -193,7 +193,9 @@ impl Words for Scalar {
         let quads = from_fn(|quad| u32::from_le_bytes(from_fn(|i| byte(4 * quad + i))));
         (quads, (0..2 * LANES).map(|i| i32::from(byte(i).cast_signed())).sum())
     }
-    fn largest_word(self, x: Self::Pairs) -> u16 {
-        x.into_iter().map(|pair| (pair as u16).max((pair >> 16) as u16)).fold(0, u16::max)
+    fn pack_blocks<const BITS: usize>(self, codes: [Self::Pairs; 4], to: &mut [u8]) {
+        for (to, codes) in to.chunks_exact_mut(4 * BITS).zip(codes) {
+            codes::pack_pairs::<BITS>(&codes.map(|pair| pair & 0xFF | pair >> 16 << BITS), to);
+        }
     }
 }

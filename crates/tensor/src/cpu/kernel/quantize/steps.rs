@@ -149,19 +149,24 @@ impl Quantizer {
         self.regular_scales(simd, largest)
     }
 
-    /// The bytes of the scales of blocks with these largest magnitudes, as bits, if all are regular: the blocks' elements, and
-    /// what becomes of them on the way, are normal numbers. Blocks of zeros get the scale 1.
+    /// The bytes of the scales of blocks with these largest magnitudes, as bits, if all are regular: [normal](Self::normal_scales),
+    /// or zeros, which get the scale 1.
     #[inline(always)]
     pub(super) fn regular_scales<S: Simd>(&self, simd: S, largest: S::Pairs) -> Option<S::Pairs> {
+        // All ones where a block is zeros.
+        let zeros = simd.sub_bits(simd.min_bits(largest, simd.splat_pairs(1)), simd.splat_pairs(1));
+        self.normal_scales(simd, simd.or(largest, simd.and(zeros, simd.splat_pairs((self.emax as u32 + 127) << 23))))
+    }
+
+    /// The same if the blocks' largest elements, and what becomes of the others on the way, are normal numbers.
+    #[inline(always)]
+    pub(super) fn normal_scales<S: Simd>(&self, simd: S, largest: S::Pairs) -> Option<S::Pairs> {
         if self.format.scale_rule == ScaleRule::Mse {
             return None;
         }
         let emax = self.emax as u32;
         // The smallest normal number of the format has to be so far up that what is half of the smallest number is normal.
         let least = (emax + self.least_byte()) << 23;
-        // All ones where a block is zeros.
-        let zeros = simd.sub_bits(simd.min_bits(largest, simd.splat_pairs(1)), simd.splat_pairs(1));
-        let largest = simd.or(largest, simd.and(zeros, simd.splat_pairs((emax + 127) << 23)));
         if simd.exceeds(simd.sub_bits(largest, simd.splat_pairs(least)), (TOO_LARGE << 23) - 1 - least) {
             return None;
         }

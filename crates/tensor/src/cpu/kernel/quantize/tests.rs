@@ -63,7 +63,7 @@ fn equals_the_reference() {
                         "{format:?} {isa} of {block:?}"
                     );
                 }
-                // The way to values starts from bf16, and codes of those are found in another way.
+                // The way to values starts from bf16.
                 let mut values = block.map(microscale_formats::round_to_bf16);
                 let scale = quantize_block(&values, element, scale_rule, &mut codes);
                 let halves = values.map(half::bf16::from_f32);
@@ -72,14 +72,6 @@ fn equals_the_reference() {
                     quantizer.encode_row(isa, &halves, &mut packed, &mut found);
                     assert_eq!((found[0], &packed), (scale, &expected), "{format:?} {isa} of {values:?}");
                 }
-                let block = std::slice::from_ref(&halves);
-                let to = (&mut packed[..], &mut found[..]);
-                match element.bits() {
-                    4 => quantizer.encode_words::<_, _, 4>(simd::scalar(), block, to.0, to.1),
-                    6 => quantizer.encode_words::<_, _, 6>(simd::scalar(), block, to.0, to.1),
-                    _ => quantizer.encode_words::<_, _, 8>(simd::scalar(), block, to.0, to.1),
-                }
-                assert_eq!((found[0], &packed), (scale, &expected), "{format:?} of {values:?}");
                 let lanes: [u32; LANES] =
                     std::array::from_fn(|i| values[2 * i].to_bits() >> 16 | values[2 * i + 1].to_bits() & HIGH);
                 let mut again = values;
@@ -111,6 +103,69 @@ fn equals_the_reference() {
             }
         }
     }
+}
+
+/// Rows of many blocks, which are quantized sixteen at a time: equal to the reference in every code and scale, also where a
+/// block among them is not like the others.
+#[test]
+fn rows_equal_the_reference() {
+    let mut next = random(4);
+    let (mut side_by_side, mut all) = (0, 0);
+    for (element, scale_rule) in
+        ElementFormat::ALL.into_iter().flat_map(|e| ScaleRule::ALL.into_iter().map(move |rule| (e, rule)))
+    {
+        let quantizer = Quantizer::new(BlockFormat { element, block_size: BLOCK, scale_rule });
+        for round in 0..60 {
+            let mut blocks = vec![[half::bf16::ZERO; BLOCK]; LANES + next() as usize % (2 * LANES)];
+            for block in &mut blocks {
+                let (center, spread) =
+                    (if round % 8 == 0 { 1 + next() % 240 } else { 60 + next() % 120 }, 1 + next() % 20);
+                *block = std::array::from_fn(|_| {
+                    let exponent = (center + next() % spread).min(254) as u16;
+                    half::bf16::from_bits((next() & 0x807F) as u16 | exponent << 7)
+                });
+            }
+            let special = next() as usize % blocks.len();
+            match round % 10 {
+                1 => blocks[special] = [half::bf16::ZERO; BLOCK],
+                2 => blocks[special][next() as usize % BLOCK] = [half::bf16::NAN, half::bf16::INFINITY][round / 10 % 2],
+                3 => blocks[special] = blocks[special].map(|x| half::bf16::from_bits(x.to_bits() & 0x807F)),
+                4 => blocks[special][7] = half::bf16::MAX,
+                5 => blocks[special][..30].fill(half::bf16::NEG_ZERO),
+                _ => {}
+            }
+            let mut expected = (Vec::new(), Vec::new());
+            for block in &blocks {
+                let mut codes = [0; BLOCK];
+                expected.1.push(quantize_block(&block.map(half::bf16::to_f32), element, scale_rule, &mut codes));
+                expected.0.extend(microscale_formats::pack(&codes, element.bits()));
+            }
+            let row = blocks.as_flattened();
+            let (mut codes, mut scales) = (vec![0; expected.0.len()], vec![E8M0(9); blocks.len()]);
+            for isa in Isa::available() {
+                codes.fill(0xA5);
+                quantizer.encode_row(isa, row, &mut codes, &mut scales);
+                assert_eq!(
+                    (&codes, &scales),
+                    (&expected.0, &expected.1),
+                    "{element} {scale_rule:?} {isa} of {blocks:?}"
+                );
+            }
+            codes.fill(0xA5);
+            let to = (&mut codes[..], &mut scales[..]);
+            match element.bits() {
+                4 => quantizer.encode_words::<_, _, 4>(simd::scalar(), &blocks, to.0, to.1),
+                6 => quantizer.encode_words::<_, _, 6>(simd::scalar(), &blocks, to.0, to.1),
+                _ => quantizer.encode_words::<_, _, 8>(simd::scalar(), &blocks, to.0, to.1),
+            }
+            assert_eq!((&codes, &scales), (&expected.0, &expected.1), "{element} {scale_rule:?} of {blocks:?}");
+            for group in blocks.chunks_exact(LANES) {
+                side_by_side += usize::from(quantizer.scales_side_by_side(simd::scalar(), group).is_some());
+                all += 1;
+            }
+        }
+    }
+    assert!(2 * side_by_side > all, "{side_by_side} of {all} groups were quantized side by side");
 }
 
 /// Steps of some rows: equal to the reference in every format and rule, on every instruction set, and where a block among

@@ -5,9 +5,9 @@
 
 use microscale_formats::{BLOCK, E8M0};
 
-use super::{Quantizer, interleave};
+use super::Quantizer;
 use crate::Real;
-use crate::cpu::simd::Words;
+use crate::cpu::simd::{LANES, Simd, Words};
 
 /// The magnitudes and the fractions of two bf16.
 pub(super) const MAGNITUDES: u32 = 0x7FFF_7FFF;
@@ -17,7 +17,7 @@ const ONES: u32 = 0x0080_0080;
 pub(super) const SIGNS: u32 = 0x8000_8000;
 
 impl Quantizer {
-    /// [`encode`](Self::encode) for blocks of 32.
+    /// [`encode`](Self::encode) for blocks of 32, sixteen at a time: the last sixteen once more where fewer are left.
     #[inline(always)]
     pub(super) fn encode_words<S: Words, T: Real, const BITS: usize>(
         &self,
@@ -28,43 +28,68 @@ impl Quantizer {
     ) {
         // A copy, which no write to codes or scales can change.
         let own = *self;
-        let blocks = row.iter().zip(codes.chunks_exact_mut(BLOCK * BITS / 8));
-        for ((block, to), scale) in blocks.zip(scales) {
-            simd.prefetch(block);
-            let Some(pairs) = T::pairs(block) else {
-                *scale = own.encode_block::<_, T, BITS>(simd, block, to);
-                continue;
-            };
-            let pairs = simd.load_pairs(&pairs);
-            let magnitudes = simd.and(pairs, simd.splat_pairs(MAGNITUDES));
-            let largest = u32::from(simd.largest_word(magnitudes)) << 16;
-            *scale = own.scale_or_nan(
-                largest,
+        let Some(last) = row.len().checked_sub(LANES) else {
+            return own.encode::<_, T, BITS>(simd, row, codes, scales);
+        };
+        // Scales are found one group ahead: they take long, and what waits for them then has other work beside.
+        let mut starts = (0..last).step_by(LANES).chain([last]);
+        let mut next = starts.next().map(|first| (first, own.scales_side_by_side(simd, &row[first..][..LANES])));
+        while let Some((first, bytes)) = next {
+            next = starts.next().map(
                 #[inline(always)]
-                || interleave(&T::halves(block)),
+                |first| (first, own.scales_side_by_side(simd, &row[first..][..LANES])),
             );
-            // A subnormal bf16 has no leading one; where the smallest normal number of the format is far enough above,
-            // it rounds to zero either way.
-            let lowest = i32::from(scale.0) + own.lowest;
-            if *scale == E8M0::NAN || lowest < i32::from(own.mantissa) + 3 {
-                *scale = own.encode_block::<_, T, BITS>(simd, block, to);
-                continue;
+            let codes = &mut codes[first * BLOCK * BITS / 8..][..LANES * BLOCK * BITS / 8];
+            let (blocks, scales) = (&row[first..][..LANES], &mut scales[first..][..LANES]);
+            match bytes {
+                Some(bytes) => own.encode_side_by_side::<S, T, BITS>(simd, blocks, bytes, codes, scales),
+                None => own.encode::<_, T, BITS>(simd, blocks, codes, scales),
             }
-            let codes = own.word_codes::<S, BITS>(simd, (pairs, magnitudes), lowest as u16);
-            let together = simd.or(codes, simd.shift_right(codes, 16 - BITS as u32));
-            simd.pack_pairs::<BITS>(simd.and(together, simd.splat_pairs((1 << (2 * BITS)) - 1)), to);
+        }
+    }
+
+    /// The bytes of the scales of sixteen blocks; none where these are no bf16, or where one of them needs care.
+    #[inline(always)]
+    pub(super) fn scales_side_by_side<S: Words, T: Real>(&self, simd: S, blocks: &[[T; BLOCK]]) -> Option<S::Pairs> {
+        T::pairs(&blocks[0])?;
+        let largest = simd.largest_magnitudes(
+            #[inline(always)]
+            |r| {
+                simd.prefetch(&blocks[r]);
+                load(simd, &blocks[r])
+            },
+        );
+        self.normal_scales(simd, largest)
+    }
+
+    /// Sixteen blocks of bf16 at once.
+    #[inline(always)]
+    fn encode_side_by_side<S: Words, T: Real, const BITS: usize>(
+        &self,
+        simd: S,
+        blocks: &[[T; BLOCK]],
+        bytes: S::Pairs,
+        codes: &mut [u8],
+        scales: &mut [E8M0],
+    ) {
+        let (mut narrow, mut lowest) = ([0; LANES], [0; LANES]);
+        simd.pack_pairs::<4>(bytes, &mut narrow);
+        scales.iter_mut().zip(narrow).for_each(|(scale, byte)| *scale = E8M0(byte));
+        let exponents = simd.add_bits(bytes, simd.splat_pairs(self.lowest as u32));
+        simd.store_pairs(simd.or(exponents, simd.shift_left(exponents, 16)), &mut lowest);
+        for (four, to) in codes.chunks_exact_mut(4 * BLOCK * BITS / 8).enumerate() {
+            let mut codes = [simd.splat_pairs(0); 4];
+            for (r, codes) in (4 * four..).zip(&mut codes) {
+                *codes = self.word_codes::<S, BITS>(simd, load(simd, &blocks[r]), simd.splat_pairs(lowest[r]));
+            }
+            simd.pack_blocks::<BITS>(codes, to);
         }
     }
 
     /// The codes of 32 values; `lowest` is the exponent field that the format's smallest normal number has among them.
     #[inline(always)]
-    fn word_codes<S: Words, const BITS: usize>(
-        &self,
-        simd: S,
-        (pairs, magnitudes): (S::Pairs, S::Pairs),
-        lowest: u16,
-    ) -> S::Pairs {
-        let lowest = simd.splat_words(lowest);
+    fn word_codes<S: Words, const BITS: usize>(&self, simd: S, pairs: S::Pairs, lowest: S::Pairs) -> S::Pairs {
+        let magnitudes = simd.and(pairs, simd.splat_pairs(MAGNITUDES));
         let WordSteps { exponents, steps, .. } = self.word_steps(simd, magnitudes, lowest);
         // A carry into the next power of two fits by itself.
         let powers = simd.shift_words_left(simd.sub_words(exponents, lowest), simd.splat_words(self.mantissa));
@@ -89,6 +114,12 @@ impl Quantizer {
         let rounded = simd.add_words(placed, simd.add_words(odd, simd.splat_words(0xFF)));
         WordSteps { exponents, steps: simd.shift_words_right(rounded, simd.splat_words(9)) }
     }
+}
+
+/// A block of bf16, as pairs.
+#[inline(always)]
+fn load<S: Simd, T: Real>(simd: S, block: &[T; BLOCK]) -> S::Pairs {
+    simd.load_pairs(&T::pairs(block).unwrap_or_default())
 }
 
 /// Magnitudes as whole steps.
