@@ -53,34 +53,34 @@ fn random(rows: usize, columns: usize) -> Matrix {
 
 #[divan::bench(args = PAIRS, sample_count = 20)]
 fn prefill(bencher: Bencher<'_, '_>, [w, x]: [&str; 2]) {
-    linear(bencher, [w, x], 512, 1, SHAPE);
+    linear(bencher, [w, x], 512, [1, 1], SHAPE);
 }
 
 #[divan::bench(args = PAIRS, sample_count = 50)]
 fn decode(bencher: Bencher<'_, '_>, [w, x]: [&str; 2]) {
     // Several weights, so that one token finds none of them in a cache.
-    linear(bencher, [w, x], 1, 24, SHAPE);
+    linear(bencher, [w, x], 1, [24, 1], SHAPE);
 }
 
 /// The same from a cache: what decoding codes costs by itself.
 #[divan::bench(args = PAIRS, sample_count = 200)]
 fn decode_cached(bencher: Bencher<'_, '_>, [w, x]: [&str; 2]) {
-    linear(bencher, [w, x], 1, 1, [512, SHAPE[1]]);
+    linear(bencher, [w, x], 1, [1, 32], [512, SHAPE[1]]);
 }
 
-/// `count` weights, one after another.
-fn linear(bencher: Bencher<'_, '_>, [w, x]: [&str; 2], rows: usize, count: usize, shape: [usize; 2]) {
+/// `count` weights, one after another, `rounds` times.
+fn linear(bencher: Bencher<'_, '_>, [w, x]: [&str; 2], rows: usize, [count, rounds]: [usize; 2], shape: [usize; 2]) {
     let cpu = cpu();
     let matrix = random(shape[0], shape[1]);
     let weights: Vec<_> = (0..count).map(|_| cpu.weight(WeightMatrix::new(matrix.clone(), format(w)))).collect();
     let operand = cpu.operand(&random(rows, shape[1]), format(x));
     let bits = format(w).map_or(16.0, |f| f64::from(f.element.bits()) + 8.0 / f.block_size as f64);
-    let values = (count * shape[0] * shape[1]) as f64;
+    let values = (rounds * count * shape[0] * shape[1]) as f64;
     let bencher = bencher.counter(ItemsCount::new((2.0 * values * rows as f64) as u64));
     let bencher = if rows == 1 { bencher.counter(BytesCount::new((values * bits / 8.0) as u64)) } else { bencher };
     bencher.bench_local(|| {
         cpu.session(|| {
-            for weight in &weights {
+            for weight in std::iter::repeat_n(&weights, rounds).flatten() {
                 black_box(cpu.linear(black_box(&operand), [Linear { weight, bias: None }]));
             }
         });

@@ -8,7 +8,7 @@ use microscale_formats::ElementFormat;
 use super::extent::{ROUND_UP, ratio};
 use super::product::HALF;
 use super::sides::{PANEL, StepBytes, StepIntegers};
-use crate::cpu::simd::codes::QUADS;
+use crate::cpu::simd::codes::{ORDER, QUADS};
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{IntegerProducts, LANES, Simd, Words};
 
@@ -112,7 +112,8 @@ fn bytes_of_floats<S: Simd>(simd: S, elements: S::Pairs, units: f32) -> ([u32; Q
     simd.store_pairs(simd.or(low, simd.shift_left(high, 8)), &mut pairs);
     let mut quads = [0; QUADS];
     for (quad, [first, second]) in quads.iter_mut().zip(pairs.as_chunks().0) {
-        *quad = first | second << 16;
+        const { assert!(matches!(ORDER, [0, 2, 1, 3])) };
+        *quad = first & 0xFF | (second & 0xFF) << 8 | (first & 0xFF00) << 8 | (second & 0xFF00) << 16;
     }
     // The sum of so few so small whole numbers is exact in f32.
     (quads, simd.total(simd.add(even, odd)) as i32)

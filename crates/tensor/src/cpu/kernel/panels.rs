@@ -121,7 +121,7 @@ impl Panels {
                     *least = least.min(limit(norm));
                     for (quad, row) in step.iter_mut().zip(row.chunks(4)) {
                         for (k, &code) in row.iter().enumerate() {
-                            quad[position(output, k)] = code;
+                            quad[position(bits, output, k)] = code;
                         }
                     }
                 }

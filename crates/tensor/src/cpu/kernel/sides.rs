@@ -2,7 +2,7 @@
 
 use super::extent::Extent;
 use crate::cpu::simd::LANES;
-use crate::cpu::simd::codes::{BYTE_BIAS, QUADS};
+use crate::cpu::simd::codes::{BYTE_BIAS, ORDER, QUADS};
 use crate::cpu::simd::tiles::{Lanes, Step};
 
 /// Rows of a tile.
@@ -45,7 +45,7 @@ pub(in crate::cpu) struct XTile<'a> {
 /// A step of a row in signed bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::cpu) struct StepBytes {
-    /// Four elements each.
+    /// Four elements each, in their [order](ORDER).
     pub(in crate::cpu) quads: [u32; QUADS],
     /// What a sum of products with bytes that are [`BYTE_BIAS`] too large has to start with.
     pub(in crate::cpu) start: i32,
@@ -65,7 +65,9 @@ impl StepBytes {
     pub(super) fn values(&self) -> [f32; STEP] {
         let mut values = [0.0; STEP];
         for (four, quad) in values.as_chunks_mut::<4>().0.iter_mut().zip(self.quads) {
-            *four = quad.to_le_bytes().map(|byte| f32::from(byte.cast_signed()) * self.unit);
+            for (k, byte) in ORDER.into_iter().zip(quad.to_le_bytes()) {
+                four[k] = f32::from(byte.cast_signed()) * self.unit;
+            }
         }
         values
     }

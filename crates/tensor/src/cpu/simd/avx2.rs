@@ -94,6 +94,9 @@ impl Avx2 {
                     _mm256_or_si256(low, _mm256_or_si256(middle, high))
                 }
             };
+            // Four outputs, pair by pair, so that interleaving gives pairs.
+            let order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+            let codes = _mm256_shuffle_epi8(codes, _mm256_broadcastsi128_si256(order));
             let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
             // A look-up has 16 entries; where the index is outside them its sign bit makes the result zero.
             for i in 0..if BITS == 4 { 1 } else { 4 } {

@@ -7,7 +7,7 @@ use half::bf16;
 use microscale_formats::E8M0;
 
 use super::avx2::prefetch_past;
-use super::codes::{CodeTable, PairTable, QUAD, QUADS};
+use super::codes::{CodeTable, ORDER, PairTable, QUAD, QUADS};
 use super::{IntegerProducts, LANES, Simd, Words, exponential};
 
 /// Proof of AVX-512 F, BW, DQ and VL.
@@ -137,28 +137,25 @@ impl Avx512 {
         unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_chunks::<16>().0[i].as_ptr().cast())) }
     }
 
-    /// Low and high bytes of the table's values for 64 codes of 4 bits, in bytes whose other bits are zero.
+    /// The values of a quad of codes of 4 or 6 bits: two pairs of each output. Tables of codes of 4 bits repeat every 16.
     #[inline(always)]
-    pub(super) fn look_up_16<const N: usize>(self, codes: __m512i, table: &PairTable<N>) -> [__m512i; 2] {
-        // SAFETY: `self` proves AVX-512.
-        unsafe {
-            let (low, high) = (self.part(&table.low, 0), self.part(&table.high, 0));
-            [_mm512_shuffle_epi8(low, codes), _mm512_shuffle_epi8(high, codes)]
-        }
-    }
-
-    /// The values of 64 codes, of which the low six bits count, from the first 64 of a table: two pairs of each output.
-    #[inline(always)]
-    pub(super) fn look_up_64<const N: usize>(self, codes: __m512i, table: &PairTable<N>) -> [__m512i; 2] {
+    pub(super) fn look_up_words<const BITS: usize, const N: usize>(
+        self,
+        step: &[u8],
+        quad: usize,
+        table: &PairTable<N>,
+    ) -> [__m512i; 2] {
         const { assert!(N >= 64) };
+        let codes = self.codes::<BITS>(step, quad);
         let words = table.words.as_chunks::<32>().0;
         // SAFETY: `self` proves AVX-512; 64 bytes are loaded from 64.
         unsafe {
             let [low, high] = [0, 1].map(|i| _mm512_loadu_si512(words[i].as_ptr().cast()));
-            // The machine looks words up by their low six bits: those of even bytes, and of odd ones.
-            let even = _mm512_permutex2var_epi16(low, codes, high);
-            let odd = _mm512_permutex2var_epi16(low, _mm512_srli_epi16::<8>(codes), high);
-            [_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd)]
+            // The machine looks words up by their low bits, five or six: those of even bytes, and of odd ones.
+            [codes, _mm512_srli_epi16::<8>(codes)].map(|codes| match BITS {
+                4 => _mm512_permutexvar_epi16(codes, low),
+                _ => _mm512_permutex2var_epi16(low, codes, high),
+            })
         }
     }
 
@@ -276,12 +273,13 @@ pub(super) fn interleave(low: __m512i, high: __m512i) -> [__m512i; 2] {
     unsafe { [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)] }
 }
 
-/// Two pairs of four outputs to four elements of each.
+/// Codes of 8 bits, two pairs of four outputs, to four elements of each in their [`ORDER`].
 #[inline(always)]
-pub(super) fn fours(codes: __m512i) -> __m512i {
+fn fours(codes: __m512i) -> __m512i {
     // SAFETY: called with a proof of AVX-512 at hand only.
     unsafe {
-        let order = _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+        const { assert!(matches!(ORDER, [0, 2, 1, 3])) };
+        let order = _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
         _mm512_shuffle_epi8(codes, _mm512_broadcast_i32x4(order))
     }
 }
@@ -376,19 +374,10 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
-        let codes = self.codes::<BITS>(step, quad);
-        // SAFETY: `self` proves AVX-512.
-        unsafe {
-            match BITS {
-                4 => {
-                    let codes = _mm512_and_si512(codes, _mm512_set1_epi8(0x0F));
-                    let [low, high] = self.look_up_16(codes, &table.halves);
-                    interleave(low, high)
-                }
-                6 => self.look_up_64(codes, &table.halves),
-                _ if table.twos_complement => self.decode_integers(table, codes),
-                _ => self.decode_8(table, codes),
-            }
+        match BITS {
+            4 | 6 => self.look_up_words::<BITS, _>(step, quad, &table.halves),
+            _ if table.twos_complement => self.decode_integers(table, self.codes::<BITS>(step, quad)),
+            _ => self.decode_8(table, self.codes::<BITS>(step, quad)),
         }
     }
     #[inline(always)]
@@ -576,7 +565,7 @@ impl IntegerProducts for Avx512 {
     }
     #[inline(always)]
     fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> __m512i {
-        let codes = fours(self.codes::<BITS>(step, quad));
+        let codes = self.codes::<BITS>(step, quad);
         // SAFETY: `self` proves AVX-512.
         unsafe {
             match BITS {
@@ -588,7 +577,7 @@ impl IntegerProducts for Avx512 {
                     _mm512_mask_sub_epi8(values, negative, _mm512_setzero_si512(), values)
                 }
                 // Codes of 8 bits are two's complement here: flipping the sign bit adds 128.
-                _ => _mm512_xor_si512(codes, _mm512_set1_epi8(-128)),
+                _ => _mm512_xor_si512(fours(codes), _mm512_set1_epi8(-128)),
             }
         }
     }
@@ -604,15 +593,7 @@ impl IntegerProducts for Avx512 {
     }
     #[inline(always)]
     fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [__m512i; 2] {
-        let codes = self.codes::<BITS>(step, quad);
-        // SAFETY: `self` proves AVX-512.
-        unsafe {
-            if BITS == 4 {
-                let [low, high] = self.look_up_16(_mm512_and_si512(codes, _mm512_set1_epi8(0x0F)), table);
-                return interleave(low, high);
-            }
-            self.look_up_64(codes, table)
-        }
+        self.look_up_words::<BITS, _>(step, quad, table)
     }
     #[inline(always)]
     fn dot_integers(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
@@ -654,7 +635,11 @@ impl Words for Avx512 {
         // SAFETY: `self` proves AVX-512; 32 bytes are written to 32.
         unsafe {
             let bytes = _mm512_cvtepi16_epi8(x);
-            _mm256_storeu_si256(quads.as_mut_ptr().cast(), bytes);
+            const { assert!(matches!(ORDER, [0, 2, 1, 3])) };
+            let order = _mm256_setr_epi8(
+                0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15,
+            );
+            _mm256_storeu_si256(quads.as_mut_ptr().cast(), _mm256_shuffle_epi8(bytes, order));
             // The machine sums eight unsigned bytes at a time: flipping the sign bit adds 128 to each.
             let sums = _mm256_sad_epu8(_mm256_xor_si256(bytes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
             let two = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));

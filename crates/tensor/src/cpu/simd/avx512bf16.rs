@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use half::bf16;
 use microscale_formats::E8M0;
 
-use super::avx512::{Avx512, avx512_methods, fours, interleave};
+use super::avx512::{Avx512, avx512_methods, interleave};
 use super::avx512vnni::Avx512Vnni;
 use super::codes::{CodeTable, PairTable};
 use super::{IntegerProducts, LANES, Simd};
@@ -48,18 +48,6 @@ impl Avx512Bf16 {
             });
             found.map(f32::to_bits) == expected.map(f32::to_bits)
         })
-    }
-}
-
-/// The values of 64 codes, of which the low six bits count, from the first 64 entries of a table. Tables of codes of four
-/// bits repeat every 16.
-#[inline(always)]
-fn look_up_pairs<const N: usize>(codes: __m512i, low: &[u8; N], high: &[u8; N]) -> [__m512i; 2] {
-    const { assert!(N >= 64) };
-    // SAFETY: called with a proof of AVX-512 with VBMI at hand only; the loads lie within the tables.
-    unsafe {
-        let (low, high) = (_mm512_loadu_si512(low.as_ptr().cast()), _mm512_loadu_si512(high.as_ptr().cast()));
-        interleave(_mm512_permutexvar_epi8(codes, low), _mm512_permutexvar_epi8(codes, high))
     }
 }
 
@@ -113,11 +101,11 @@ impl Simd for Avx512Bf16 {
     }
     #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
+        if BITS < 8 {
+            return self.0.decode::<BITS>(table, step, quad);
+        }
         let codes = self.0.base().codes::<BITS>(step, quad);
         let PairTable { low, high, .. } = &table.halves;
-        if BITS < 8 {
-            return look_up_pairs(codes, low, high);
-        }
         // SAFETY: `self` proves AVX-512 with VBMI; the loads lie within the tables.
         unsafe {
             let at = |table: &[u8; 128], i: usize| _mm512_loadu_si512(table.as_ptr().add(64 * i).cast());
@@ -161,7 +149,7 @@ impl IntegerProducts for Avx512Bf16 {
         if BITS == 8 {
             return self.0.bytes::<BITS>(table, step, quad);
         }
-        let codes = fours(self.0.base().codes::<BITS>(step, quad));
+        let codes = self.0.base().codes::<BITS>(step, quad);
         // SAFETY: `self` proves AVX-512 with VBMI; the load lies within the table.
         unsafe { _mm512_permutexvar_epi8(codes, _mm512_loadu_si512(table.as_ptr().cast())) }
     }
@@ -171,7 +159,7 @@ impl IntegerProducts for Avx512Bf16 {
     }
     #[inline(always)]
     fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [__m512i; 2] {
-        look_up_pairs(self.0.base().codes::<BITS>(step, quad), &table.low, &table.high)
+        self.0.integers::<BITS>(table, step, quad)
     }
     #[inline(always)]
     fn dot_integers(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {

@@ -9,12 +9,18 @@ pub(crate) const QUAD: usize = 4 * LANES;
 /// Quads of a step of 32 elements along k.
 pub(crate) const QUADS: usize = 8;
 
-/// Where in 64 codes the one of `output` and element `k` (0 to 3) stands.
+/// The elements along k whose codes or values are the bytes 0 to 3 of a lane of 32 bits, where these are an output's four:
+/// [`position`] says why.
+pub(crate) const ORDER: [usize; 4] = [0, 2, 1, 3];
+
+/// Where in 64 codes of so many bits the one of `output` and element `k` (0 to 3) stands.
 ///
-/// Four outputs at a time, pair by pair: in a register of 512 bits each quarter of 128 bits then holds the codes of
-/// four outputs, and interleaving bytes within quarters (the only way the machine does it) gives one pair of each.
-pub(crate) const fn position(output: usize, k: usize) -> usize {
-    output / 4 * 16 + k / 2 * 8 + output % 4 * 2 + k % 2
+/// - 8 bits: four outputs at a time, pair by pair. In a register of 512 bits each quarter of 128 bits then holds the codes of
+///   four outputs, and interleaving bytes within quarters (the only way the machine does it) gives one pair of each.
+/// - 4 and 6 bits: an output's four in the [order](ORDER) that puts both elements of a pair in neighbouring words, so that
+///   looking up words, by their lowest bits, gives one pair of each output.
+pub(crate) const fn position(bits: u32, output: usize, k: usize) -> usize {
+    if bits == 8 { output / 4 * 16 + k / 2 * 8 + output % 4 * 2 + k % 2 } else { 4 * output + ORDER[k] }
 }
 
 /// Values of two bytes by code, in the forms the machines look them up in.
@@ -117,8 +123,8 @@ impl CodeTable {
         let word = |position| u32::from(self.words[usize::from(code::<BITS>(step, quad, position))]);
         std::array::from_fn(|pair| {
             std::array::from_fn(|output| {
-                let at = position(output, 2 * pair);
-                word(at) | word(at + 1) << 16
+                let at = |k| position(BITS as u32, output, k);
+                word(at(2 * pair)) | word(at(2 * pair + 1)) << 16
             })
         })
     }

@@ -310,7 +310,8 @@ pub(crate) trait IntegerProducts: Simd {
     const DOTS_BYTES: bool;
 
     fn start(self, x: i32) -> Self::I32;
-    /// The bytes of a quad of a packed step: four elements along k, unsigned, in each of sixteen lanes, the outputs.
+    /// The bytes of a quad of a packed step: four elements along k, in their [order](codes::ORDER), unsigned, in each of sixteen
+    /// lanes, the outputs.
     fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> Self::Pairs;
     /// `sum` and the four products of `x`, signed bytes, with each lane of bytes.
     fn dot_bytes(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32;
@@ -346,7 +347,7 @@ pub(crate) trait Words: Simd {
     fn negate_words(self, x: Self::Pairs, sign: Self::Pairs) -> Self::Pairs;
     /// Packs the codes of four blocks of 32, a word each, at their width of 4, 6 or 8 bits.
     fn pack_blocks<const BITS: usize>(self, codes: [Self::Pairs; 4], to: &mut [u8]);
-    /// Words that are signed bytes, as such, and their sum.
+    /// Words that are signed bytes, as such, fours in their [order](codes::ORDER), and their sum.
     fn bytes_of_words(self, x: Self::Pairs) -> ([u32; codes::QUADS], i32);
 }
 

@@ -127,7 +127,8 @@ impl Simd for Neon {
             let values: [[uint32x4_t; 2]; 4] = from_fn(|quarter| {
                 let codes = codes(quarter);
                 let (low, high) = (vqtbl4q_u8(low, codes), vqtbl4q_u8(high, codes));
-                [vreinterpretq_u32_u8(vzip1q_u8(low, high)), vreinterpretq_u32_u8(vzip2q_u8(low, high))]
+                // A pair is in the even bytes of two neighbouring words, or in the odd ones.
+                [vreinterpretq_u32_u8(vtrn1q_u8(low, high)), vreinterpretq_u32_u8(vtrn2q_u8(low, high))]
             });
             [values.map(|v| v[0]), values.map(|v| v[1])]
         }

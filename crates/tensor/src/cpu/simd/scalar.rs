@@ -135,8 +135,9 @@ impl IntegerProducts for Scalar {
         [x; LANES]
     }
     fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> Self::Pairs {
-        let byte = |output, k| table[usize::from(codes::code::<BITS>(step, quad, codes::position(output, k)))];
-        from_fn(|output| u32::from_le_bytes(from_fn(|k| byte(output, k))))
+        let at = |output, k| codes::position(BITS as u32, output, k);
+        let byte = |output, k| table[usize::from(codes::code::<BITS>(step, quad, at(output, k)))];
+        from_fn(|output| u32::from_le_bytes(codes::ORDER.map(|k| byte(output, k))))
     }
     fn dot_bytes(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32 {
         let x = x.to_le_bytes().map(|x| i32::from(x as i8));
@@ -144,7 +145,7 @@ impl IntegerProducts for Scalar {
     }
     fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
         let integer = |output, k| {
-            let code = usize::from(codes::code::<BITS>(step, quad, codes::position(output, k)));
+            let code = usize::from(codes::code::<BITS>(step, quad, codes::position(BITS as u32, output, k)));
             u32::from(u16::from_le_bytes([table.low[code], table.high[code]]))
         };
         from_fn(|pair| from_fn(|output| integer(output, 2 * pair) | integer(output, 2 * pair + 1) << 16))
@@ -190,7 +191,7 @@ impl Words for Scalar {
     }
     fn bytes_of_words(self, x: Self::Pairs) -> ([u32; codes::QUADS], i32) {
         let byte = |i: usize| (x[i / 2] >> (i % 2 * 16)) as u8;
-        let quads = from_fn(|quad| u32::from_le_bytes(from_fn(|i| byte(4 * quad + i))));
+        let quads = from_fn(|quad| u32::from_le_bytes(codes::ORDER.map(|k| byte(4 * quad + k))));
         (quads, (0..2 * LANES).map(|i| i32::from(byte(i).cast_signed())).sum())
     }
     fn pack_blocks<const BITS: usize>(self, codes: [Self::Pairs; 4], to: &mut [u8]) {
