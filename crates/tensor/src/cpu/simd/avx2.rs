@@ -97,13 +97,17 @@ impl Avx2 {
             // Four outputs, pair by pair, so that interleaving gives pairs.
             let order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
             let codes = _mm256_shuffle_epi8(codes, _mm256_broadcastsi128_si256(order));
-            let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+            let look_up = |i, index| {
+                let (low, high) = (self.part(&table.halves.low, i), self.part(&table.halves.high, i));
+                (_mm256_shuffle_epi8(low, index), _mm256_shuffle_epi8(high, index))
+            };
             // A look-up has 16 entries; where the index is outside them its sign bit makes the result zero.
-            for i in 0..if BITS == 4 { 1 } else { 4 } {
+            let (mut low, mut high) =
+                look_up(0, if BITS == 4 { codes } else { _mm256_adds_epu8(codes, _mm256_set1_epi8(0x70)) });
+            for i in 1..if BITS == 4 { 1 } else { 4 } {
                 let from_part = _mm256_sub_epi8(codes, _mm256_set1_epi8(16 * i as i8));
-                let index = _mm256_adds_epu8(from_part, _mm256_set1_epi8(0x70));
-                low = _mm256_or_si256(low, _mm256_shuffle_epi8(self.part(&table.halves.low, i), index));
-                high = _mm256_or_si256(high, _mm256_shuffle_epi8(self.part(&table.halves.high, i), index));
+                let part = look_up(i, _mm256_adds_epu8(from_part, _mm256_set1_epi8(0x70)));
+                (low, high) = (_mm256_or_si256(low, part.0), _mm256_or_si256(high, part.1));
             }
             [_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)]
         }
