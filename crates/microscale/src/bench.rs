@@ -73,13 +73,23 @@ impl Plan {
     }
 }
 
+/// A run once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Repetition {
+    /// How long it took.
+    pub seconds: f64,
+    /// What the machine could do just before and just after: the mean of both. Where others use the machine too, that changes
+    /// within seconds.
+    pub peaks: Peaks,
+}
+
 /// How long a run took, and what was done in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timing {
     /// What was timed.
     pub run: Run,
-    /// Seconds of each repetition.
-    pub seconds: Vec<f64>,
+    /// In the order they were taken.
+    pub repetitions: Vec<Repetition>,
     /// Bytes of packed weights that a pass reads at least once, per token of the pass. The embedding, of which a token
     /// reads one row, and the keys and values are not counted.
     pub bytes_per_token: f64,
@@ -89,33 +99,41 @@ pub struct Timing {
     pub bits_per_weight: f64,
 }
 
-/// Times all runs of a plan on one model; `progress` hears of every repetition and its seconds.
+/// Times all runs of a plan on one model; `peaks` measures the machine between repetitions, `progress` hears of every
+/// repetition and its seconds.
 ///
 /// # Errors
-/// A run without tokens, or one longer than the model's rotary embedding allows.
-pub fn measure<B: Backend>(
+/// A run without tokens, or one longer than the model's rotary embedding allows; those of `peaks`.
+pub fn measure<B: Backend, E: From<Error>>(
     model: &Llama<B>,
     recipe: &Recipe,
     plan: &Plan,
+    peaks: &mut dyn FnMut() -> Result<Peaks, E>,
     progress: &mut dyn FnMut(Run, f64),
-) -> Result<Vec<Timing>, Error> {
+) -> Result<Vec<Timing>, E> {
     let (config, size) = (model.config(), PackedSize::of(model.config(), recipe));
     let mut timings = Vec::new();
+    let mut before = None;
     for run in plan.runs() {
         if run.tokens == 0 {
-            return Err(Error::Generation { reason: format!("{run}: there is nothing to time without a token") });
+            let reason = format!("{run}: there is nothing to time without a token");
+            return Err(Error::Generation { reason }.into());
         }
         // One step of a decode is as good a warm-up as all.
         let warm_up = if run.phase == Phase::Decode { Run { tokens: 1, ..run } } else { run };
         time(model, warm_up)?;
-        let mut seconds = Vec::new();
+        let mut repetitions = Vec::new();
         for _ in 0..plan.repetitions {
-            seconds.push(time(model, run)?);
-            progress(run, seconds[seconds.len() - 1]);
+            let first = before.take().map_or_else(&mut *peaks, Ok)?;
+            let seconds = time(model, run)?;
+            progress(run, seconds);
+            let second = peaks()?;
+            repetitions.push(Repetition { seconds, peaks: first.mean(second) });
+            before = Some(second);
         }
         timings.push(Timing {
             run,
-            seconds,
+            repetitions,
             bytes_per_token: (size.layer_bytes + size.head_bytes) as f64 / tokens_per_pass(run),
             operations_per_token: operations(config, &size, run) / run.tokens as f64,
             bits_per_weight: size.bits_per_weight(),

@@ -1,7 +1,7 @@
 //! Measurements of a model without a checkpoint, through the library.
 
 use microscale::bench::{Entry, Machine, Peaks, Phase, Plan, Report, measure};
-use microscale::model::{Config, Llama, PackedSize, RandomWeights, Recipe};
+use microscale::model::{Config, Error, Llama, PackedSize, RandomWeights, Recipe};
 use microscale::tensor::Cpu;
 use serde_json::Value;
 
@@ -14,17 +14,25 @@ fn a_model_of_any_shape_is_measured() {
     let model = Llama::load(Cpu::new(), &weights, &recipe).unwrap();
     let plan = Plan { prefill: vec![6], decode: vec![3], context: 2, repetitions: 3 };
     let mut heard = Vec::new();
-    let timings = measure(&model, &recipe, &plan, &mut |run, seconds| heard.push((run, seconds))).unwrap();
+    let mut count = 0;
+    let mut peaks = || {
+        count += 1;
+        Ok::<_, Error>(Peaks { read: f64::from(count), products: 1e11 })
+    };
+    let timings = measure(&model, &recipe, &plan, &mut peaks, &mut |run, seconds| heard.push((run, seconds))).unwrap();
     assert_eq!(timings.iter().map(|t| t.run).collect::<Vec<_>>(), plan.runs());
-    let repeated: Vec<_> = timings.iter().flat_map(|t| t.seconds.iter().map(|&s| (t.run, s))).collect();
+    let repeated: Vec<_> = timings.iter().flat_map(|t| t.repetitions.iter().map(|r| (t.run, r.seconds))).collect();
     assert_eq!(heard, repeated);
+    // Measured before each repetition and after it, between two once.
+    let beside: Vec<f64> = timings.iter().flat_map(|t| &t.repetitions).map(|r| r.peaks.read).collect();
+    assert_eq!(beside, [1.5, 2.5, 3.5, 4.5, 5.5, 6.5]);
     // Two layers of four attention and three MLP matrices, and the head.
     let weights = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 160 * 64) + 96 * 64;
     assert_eq!(timings[1].run.phase, Phase::Decode);
     assert_eq!(timings[1].bytes_per_token, f64::from(weights) * 4.25 / 8.0);
     assert_eq!(timings[0].bytes_per_token, timings[1].bytes_per_token / 6.0);
     assert_eq!(PackedSize::of(model.config(), &recipe).layer_weights + 96 * 64, weights as usize);
-    let nothing = measure(&model, &recipe, &Plan { decode: vec![0], ..plan }, &mut |_, _| {});
+    let nothing = measure(&model, &recipe, &Plan { decode: vec![0], ..plan }, &mut peaks, &mut |_, _| {});
     assert!(nothing.unwrap_err().to_string().contains("decode 0 after 2"));
 
     let entry = |timing| Entry {
@@ -36,7 +44,6 @@ fn a_model_of_any_shape_is_measured() {
     };
     let report = Report {
         machine: Machine { cpu: "CPU".to_owned(), isa: "scalar".to_owned(), threads: 1 },
-        peaks: Peaks { read: 1e10, products: 1e11 },
         results: timings.into_iter().map(entry).collect(),
     };
     let parsed: Value = serde_json::from_str(&report.to_json().to_string()).unwrap();
@@ -55,6 +62,7 @@ fn a_model_of_any_shape_is_measured() {
         "gflop_s",
         "share_of_read_peak",
         "share_of_bf16_peak",
+        "peaks_beside",
         "load_s",
         "peak_memory_bytes",
     ];

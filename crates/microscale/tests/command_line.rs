@@ -269,6 +269,7 @@ fn a_bench_as_json() {
     for result in results {
         assert!(numbers.iter().chain(&["load_s"]).all(|key| result[*key].as_f64().unwrap() > 0.0), "{result}");
         assert_eq!(result["tokens_per_s"]["all"].as_array().unwrap().len(), 2);
+        assert_eq!(result["peaks_beside"]["read_gb_s"].as_array().unwrap().len(), 2);
         assert_eq!(result["model"], "demo");
     }
     assert_eq!((&results[2]["bits_per_weight"], &results[5]["bits_per_weight"]), (&6.25.into(), &16.0.into()));

@@ -3,15 +3,13 @@
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use super::Timing;
+use super::{Repetition, Timing};
 
 /// Measurements and what they are held against.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// Where they were taken.
     pub machine: Machine,
-    /// The most that the machine did.
-    pub peaks: Peaks,
     /// The measurements, in the order they were taken.
     pub results: Vec<Entry>,
 }
@@ -37,9 +35,14 @@ pub struct Peaks {
 }
 
 impl Peaks {
-    /// The larger of each.
-    pub fn max(self, other: Peaks) -> Peaks {
-        Peaks { read: self.read.max(other.read), products: self.products.max(other.products) }
+    /// The mean of each.
+    pub fn mean(self, other: Peaks) -> Peaks {
+        Peaks { read: self.read.midpoint(other.read), products: self.products.midpoint(other.products) }
+    }
+
+    fn median(all: impl Iterator<Item = Peaks>) -> Peaks {
+        let (read, products): (Vec<f64>, Vec<f64>) = all.map(|peaks| (peaks.read, peaks.products)).unzip();
+        Peaks { read: median(&read), products: median(&products) }
     }
 }
 
@@ -68,25 +71,41 @@ struct Rates {
     /// Bytes and operations per second, at the median.
     bytes: f64,
     operations: f64,
+    /// Each repetition's part of what the machine could do then, the median of these.
+    share_of_read: f64,
+    share_of_products: f64,
 }
 
 impl Timing {
     fn rates(&self) -> Rates {
-        let all: Vec<f64> = self.seconds.iter().map(|seconds| self.run.tokens as f64 / seconds).collect();
-        let mut sorted = all.clone();
-        sorted.sort_by(f64::total_cmp);
-        let (low, high) = (sorted.len().saturating_sub(1) / 2, sorted.len() / 2);
-        let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
-        let median = (at(low) + at(high)) / 2.0;
+        let rate = |r: &Repetition| self.run.tokens as f64 / r.seconds;
+        let of_all = |number: &dyn Fn(&Repetition) -> f64| self.repetitions.iter().map(number).collect::<Vec<f64>>();
+        let all = of_all(&rate);
+        let median = median(&all);
         Rates {
             median,
-            min: at(0),
-            max: at(sorted.len().saturating_sub(1)),
+            min: all.iter().copied().fold(f64::NAN, f64::min),
+            max: all.iter().copied().fold(f64::NAN, f64::max),
             bytes: median * self.bytes_per_token,
             operations: median * self.operations_per_token,
+            share_of_read: self::median(&of_all(&|r| rate(r) * self.bytes_per_token / r.peaks.read)),
+            share_of_products: self::median(&of_all(&|r| rate(r) * self.operations_per_token / r.peaks.products)),
             all,
         }
     }
+
+    /// The median of what the machine could do beside.
+    fn peaks(&self) -> Peaks {
+        Peaks::median(self.repetitions.iter().map(|r| r.peaks))
+    }
+}
+
+/// Of an even number the mean of the two in the middle; NaN of none.
+fn median(numbers: &[f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
+    at(sorted.len().saturating_sub(1) / 2).midpoint(at(sorted.len() / 2))
 }
 
 const HEADS: [&str; 12] = [
@@ -137,10 +156,11 @@ impl Report {
     pub fn to_csv(&self) -> String {
         let mut text = String::from(
             "model,recipe,phase,tokens,context,threads,isa,tokens_per_s,tokens_per_s_min,tokens_per_s_max,bytes_per_token,\
-             bits_per_weight,gb_s,gflop_s,read_peak_gb_s,bf16_peak_gflop_s,load_s,peak_memory_bytes\n",
+             bits_per_weight,gb_s,gflop_s,read_peak_gb_s,bf16_peak_gflop_s,share_of_read_peak,share_of_bf16_peak,load_s,\
+             peak_memory_bytes\n",
         );
         for entry in &self.results {
-            let (timing, rates) = (&entry.timing, entry.timing.rates());
+            let (timing, rates, peaks) = (&entry.timing, entry.timing.rates(), entry.timing.peaks());
             let names = [quote(&entry.model), quote(&entry.recipe), timing.run.phase.name().to_owned()];
             let counts = [timing.run.tokens, timing.run.context, self.machine.threads].map(|n| n.to_string());
             let numbers = [
@@ -151,8 +171,10 @@ impl Report {
                 timing.bits_per_weight,
                 rates.bytes / 1e9,
                 rates.operations / 1e9,
-                self.peaks.read / 1e9,
-                self.peaks.products / 1e9,
+                peaks.read / 1e9,
+                peaks.products / 1e9,
+                rates.share_of_read,
+                rates.share_of_products,
                 entry.load_s,
             ];
             let mut cells: Vec<String> = names.into_iter().chain(counts).collect();
@@ -166,10 +188,11 @@ impl Report {
 
     /// Everything, for programs. Giga is 10⁹.
     pub fn to_json(&self) -> Value {
+        let peaks = self.peaks();
         json!({
             "machine": { "cpu": self.machine.cpu, "isa": self.machine.isa, "threads": self.machine.threads },
             "version": env!("CARGO_PKG_VERSION"),
-            "peaks": { "read_gb_s": self.peaks.read / 1e9, "bf16_gflop_s": self.peaks.products / 1e9 },
+            "peaks": { "read_gb_s": peaks.read / 1e9, "bf16_gflop_s": peaks.products / 1e9 },
             "results": self.results.iter().map(|entry| self.result(entry)).collect::<Vec<_>>(),
         })
     }
@@ -188,8 +211,12 @@ impl Report {
             "bits_per_weight": timing.bits_per_weight,
             "gb_s": rates.bytes / 1e9,
             "gflop_s": rates.operations / 1e9,
-            "share_of_read_peak": rates.bytes / self.peaks.read,
-            "share_of_bf16_peak": rates.operations / self.peaks.products,
+            "share_of_read_peak": rates.share_of_read,
+            "share_of_bf16_peak": rates.share_of_products,
+            "peaks_beside": {
+                "read_gb_s": timing.repetitions.iter().map(|r| r.peaks.read / 1e9).collect::<Vec<_>>(),
+                "bf16_gflop_s": timing.repetitions.iter().map(|r| r.peaks.products / 1e9).collect::<Vec<_>>(),
+            },
             "load_s": entry.load_s,
             "peak_memory_bytes": entry.peak_memory_bytes,
         })
@@ -198,7 +225,7 @@ impl Report {
     /// What the table shows of a measurement.
     fn cells(&self, entry: &Entry) -> [String; HEADS.len()] {
         let (timing, rates) = (&entry.timing, entry.timing.rates());
-        let share = |rate: f64, peak: f64| format!("{:.0} %", 100.0 * rate / peak);
+        let share = |share: f64| format!("{:.0} %", 100.0 * share);
         [
             entry.model.clone(),
             entry.recipe.clone(),
@@ -208,20 +235,26 @@ impl Report {
             short(rates.min),
             short(rates.max),
             short(rates.bytes / 1e9),
-            share(rates.bytes, self.peaks.read),
+            share(rates.share_of_read),
             short(rates.operations / 1e9),
-            share(rates.operations, self.peaks.products),
+            share(rates.share_of_products),
             entry.peak_memory_bytes.map_or("–".to_owned(), |bytes| format!("{:.2} GB", bytes as f64 / 1e9)),
         ]
     }
 
+    /// The median of what the machine could do beside all repetitions.
+    fn peaks(&self) -> Peaks {
+        Peaks::median(self.results.iter().flat_map(|entry| &entry.timing.repetitions).map(|r| r.peaks))
+    }
+
     fn below(&self) -> String {
-        let repetitions = self.results.first().map_or(0, |entry| entry.timing.seconds.len());
+        let repetitions = self.results.first().map_or(0, |entry| entry.timing.repetitions.len());
+        let peaks = self.peaks();
         format!(
-            "median of {repetitions}; GB/s of packed weights read, GFLOP/s of products; peaks {} GB/s, {} GFLOP/s, measured \
-             beside; {}, {}, {} threads; microscale {}",
-            short(self.peaks.read / 1e9),
-            short(self.peaks.products / 1e9),
+            "median of {repetitions}; GB/s of packed weights read, GFLOP/s of products; peaks before and after each \
+             repetition {} GB/s, {} GFLOP/s (median); {}, {}, {} threads; microscale {}",
+            short(peaks.read / 1e9),
+            short(peaks.products / 1e9),
             self.machine.cpu,
             self.machine.isa,
             self.machine.threads,
@@ -251,16 +284,19 @@ mod tests {
 
     fn sample() -> Report {
         let run = Run { phase: Phase::Decode, tokens: 8, context: 3 };
+        let at = |seconds, read: f64| {
+            let second = Peaks { read: 2.0 * read, products: 4e9 };
+            Repetition { seconds, peaks: Peaks { read: 0.0, products: 44e9 }.mean(second) }
+        };
         let timing = Timing {
             run,
-            seconds: vec![2.0, 1.0, 4.0, 8.0],
+            repetitions: vec![at(2.0, 4e9), at(1.0, 16e9), at(4.0, 8e9), at(8.0, 1e9)],
             bytes_per_token: 1e9,
             operations_per_token: 4e9,
             bits_per_weight: 6.25,
         };
         Report {
             machine: Machine { cpu: "a CPU".to_owned(), isa: "scalar".to_owned(), threads: 2 },
-            peaks: Peaks { read: 6e9, products: 1e9 }.max(Peaks { read: 5e9, products: 24e9 }),
             results: vec![Entry {
                 model: "m".to_owned(),
                 recipe: "proj=fp6/fp8,mlp=fp4".to_owned(),
@@ -277,9 +313,11 @@ mod tests {
         let result = &json["results"][0];
         assert_eq!(result["tokens_per_s"], json!({"median": 3.0, "min": 1.0, "max": 8.0, "all": [4.0, 8.0, 2.0, 1.0]}));
         assert_eq!((&result["gb_s"], &result["gflop_s"]), (&json!(3.0), &json!(12.0)));
-        assert_eq!((&result["share_of_read_peak"], &result["share_of_bf16_peak"]), (&json!(0.5), &json!(0.5)));
+        // Of the repetitions 4 of 4, 8 of 16, 2 of 8 and 1 of 1 GB/s.
+        assert_eq!((&result["share_of_read_peak"], &result["share_of_bf16_peak"]), (&json!(0.75), &json!(0.5)));
+        assert_eq!(result["peaks_beside"]["read_gb_s"], json!([4.0, 16.0, 8.0, 1.0]));
         assert_eq!((&result["phase"], &result["peak_memory_bytes"]), (&json!("decode"), &Value::Null));
-        assert_eq!(json["peaks"], json!({"read_gb_s": 6.0, "bf16_gflop_s": 24.0}));
+        assert_eq!(json["peaks"], json!({"read_gb_s": 6.0, "bf16_gflop_s": 24.0}), "medians");
         let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["machine", "version", "peaks", "results"]);
     }
@@ -288,7 +326,13 @@ mod tests {
     fn every_form_has_a_line_per_result() {
         let report = sample();
         let text = report.to_text();
-        assert!(text.contains("decode 8 after 3") && text.contains("50 %") && text.contains("a CPU"), "{text}");
+        assert!(
+            text.contains("decode 8 after 3")
+                && text.contains("75 %")
+                && text.contains("50 %")
+                && text.contains("a CPU"),
+            "{text}"
+        );
         let csv = report.to_csv();
         let lines: Vec<&str> = csv.lines().collect();
         assert!(lines.len() == 2 && lines[1].starts_with("m,\"proj=fp6/fp8,mlp=fp4\",decode,8,3,2,scalar,3,1,8,"));

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
-use microscale::bench::{Entry, Machine, Peaks, Plan, Report, measure};
+use microscale::bench::{Entry, Machine, Plan, Report, measure};
 use microscale_model::{Checkpoint, Config, PackedSize, RandomWeights, Recipe, Shape, TensorSource};
 
 use super::inspect::size;
@@ -26,15 +26,12 @@ pub(crate) fn run(arguments: &Bench) -> Result<ExitCode> {
     let recipes = recipes(asked, &subject)?;
     let plan = plan(arguments, subject.source().config())?;
     recipes.iter().try_for_each(|recipe| check_memory(&subject, recipe))?;
-    let mut peaks = measured_peaks(&engine)?;
     let mut results = Vec::new();
     for recipe in &recipes {
         results.extend(measured(&engine, &subject, recipe, &plan)?);
-        // With the measurement before, this one embraces the recipe's runs.
-        peaks = peaks.max(measured_peaks(&engine)?);
     }
     let machine = Machine { cpu: machine::cpu(), isa: engine.isa().name().to_owned(), threads: engine.threads() };
-    let report = Report { machine, peaks, results };
+    let report = Report { machine, results };
     let text = match arguments.format {
         Format::Text => report.to_text(),
         Format::Markdown => report.to_markdown(),
@@ -145,10 +142,18 @@ fn measured(engine: &Engine, subject: &Subject, recipe: &Recipe, plan: &Plan) ->
     let model = engine.load(subject.source(), recipe)?;
     let load_s = start.elapsed().as_secs_f64();
     eprintln!("{}, {}: loaded in {load_s:.1} s", subject.name(), recipe.name);
-    let timings = measure(&model, recipe, plan, &mut |run, seconds| {
+    let mut memory = None;
+    let mut peaks = || {
+        // What measuring takes is not the model's.
+        memory = memory.max(machine::peak_memory());
+        let peaks = engine.peaks();
+        machine::reset_peak_memory();
+        peaks
+    };
+    let timings = measure(&model, recipe, plan, &mut peaks, &mut |run, seconds| {
         eprintln!("{}, {}: {run}: {:.1} tokens/s", subject.name(), recipe.name, run.tokens as f64 / seconds);
     })?;
-    let peak_memory_bytes = machine::peak_memory().filter(|_| counted);
+    let peak_memory_bytes = memory.filter(|_| counted);
     let entry = |timing| Entry {
         model: subject.name().to_owned(),
         recipe: recipe.name.clone(),
@@ -157,9 +162,4 @@ fn measured(engine: &Engine, subject: &Subject, recipe: &Recipe, plan: &Plan) ->
         peak_memory_bytes,
     };
     Ok(timings.into_iter().map(entry).collect())
-}
-
-fn measured_peaks(engine: &Engine) -> Result<Peaks> {
-    eprintln!("measuring the machine's peaks");
-    engine.peaks()
 }

@@ -1,7 +1,8 @@
 //! What the machine can do at most, measured: the rates that those of a model are held against.
 //!
-//! Both measurements run on all threads of rayon's current pool at once and take the best of several rounds: whatever
-//! disturbs a round makes it slower, nothing makes it faster than the machine is.
+//! Both measurements run on all threads of rayon's current pool at once. That of products takes the best of many rounds of a
+//! millisecond: whatever disturbs one makes it slower, nothing makes it faster than the machine is. Memory, which others use
+//! too, is faster for some milliseconds than it is in the long run, so there the rounds of a pattern count together.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -16,13 +17,13 @@ const READ: usize = 1 << 30;
 const LINE: usize = 64;
 /// Places of its memory that a thread reads from in turn.
 const STREAMS: [usize; 3] = [1, 4, 8];
-/// Rounds of each measurement.
+/// Rounds of each pattern.
 const ROUNDS: usize = 3;
 
 /// Bytes per second that the threads together read from memory.
 ///
-/// The best of several patterns: one, four or eight streams per thread, in pages as the system gives them and, on
-/// Linux, in huge ones. Takes one GiB of memory and a few seconds.
+/// The best of several patterns, each for about a tenth of a second: one, four or eight streams per thread, in pages as the
+/// system gives them and, on Linux, in huge ones. Takes one GiB of memory and a second or two.
 ///
 /// # Errors
 /// No memory to read.
@@ -31,15 +32,15 @@ pub fn read_bandwidth(isa: Isa) -> std::io::Result<f64> {
     for pages in [usual_pages, huge_pages] {
         let parts = touched(pages)?;
         for streams in STREAMS {
-            for _ in 0..ROUNDS {
-                let start = Instant::now();
-                let read = rayon::broadcast(|thread| {
-                    let lines = parts[thread.index()].as_chunks::<LINE>().0;
+            let start = Instant::now();
+            let read = rayon::broadcast(|thread| {
+                let lines = parts[thread.index()].as_chunks::<LINE>().0;
+                for _ in 0..ROUNDS {
                     dispatch!(isa, simd => black_box(sum(simd, lines, streams)));
-                    lines.len() / streams * streams * LINE
-                });
-                best = best.max(read.iter().sum::<usize>() as f64 / start.elapsed().as_secs_f64());
-            }
+                }
+                ROUNDS * (lines.len() / streams * streams * LINE)
+            });
+            best = best.max(read.iter().sum::<usize>() as f64 / start.elapsed().as_secs_f64());
         }
     }
     Ok(best)

@@ -529,11 +529,11 @@ impl Simd for Avx512 {
         // SAFETY: `self` proves AVX-512; a scale is one byte.
         unsafe {
             let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(scales.as_ptr().cast()));
-            let powers = _mm512_slli_epi32::<23>(bytes);
-            let smallest = _mm512_cmpeq_epi32_mask(bytes, _mm512_setzero_si512());
-            let powers = _mm512_mask_mov_epi32(powers, smallest, _mm512_set1_epi32(1 << 22));
-            let nan = _mm512_cmpeq_epi32_mask(bytes, _mm512_set1_epi32(255));
-            _mm512_castsi512_ps(_mm512_mask_mov_epi32(powers, nan, _mm512_set1_epi32(0x7FC0_0000)))
+            // Byte 0 is 2^-127, a subnormal number; 255 would be infinity.
+            let powers = _mm512_max_epu32(_mm512_slli_epi32::<23>(bytes), _mm512_set1_epi32(1 << 22));
+            let powers = _mm512_castsi512_ps(powers);
+            // Everything as it is, but infinity with the bit that makes it NaN.
+            _mm512_fixupimm_ps::<0>(powers, powers, _mm512_set1_epi32(0x1121_1111))
         }
     }
     #[inline(always)]
