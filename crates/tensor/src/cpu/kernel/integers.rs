@@ -8,7 +8,7 @@ use microscale_formats::ElementFormat;
 use super::extent::{ROUND_UP, ratio};
 use super::product::HALF;
 use super::sides::{PANEL, StepBytes, StepIntegers};
-use crate::cpu::simd::codes::{ORDER, QUADS};
+use crate::cpu::simd::codes::{BYTE_BIAS, ORDER, QUADS};
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{IntegerProducts, LANES, Simd, Words};
 
@@ -62,8 +62,35 @@ impl<S: Simd> Integers<S> {
     /// All of it, for a few rows, where the format's smallest magnitude is worth `unit`.
     #[inline(always)]
     pub(super) fn step(&self, simd: S, unit: f32) -> StepIntegers {
-        StepIntegers { pairs: self.pairs(simd), unit: unit * self.divisor, norm: self.norm(simd) }
+        let pairs = self.pairs(simd);
+        let (halves, starts) = halves(simd, simd.load_pairs(&pairs));
+        StepIntegers { pairs, halves, starts, unit: unit * self.divisor, norm: self.norm(simd) }
     }
+}
+
+/// [`StepIntegers::halves`] and [`StepIntegers::starts`] of signed words.
+#[inline(always)]
+fn halves<S: Simd>(simd: S, words: S::Pairs) -> ([[u32; QUADS]; 2], [i32; 2]) {
+    let byte = simd.splat_pairs(0xFF);
+    let (even, odd) = (simd.and(words, simd.splat_pairs(0xFFFF)), simd.shift_right(words, 16));
+    // What is above the lower byte, which stands for 256 less where its top bit is set.
+    let upper = [even, odd].map(
+        #[inline(always)]
+        |words| simd.and(simd.shift_right(simd.add_bits(words, simd.splat_pairs(0x80)), 8), byte),
+    );
+    let lower = [simd.and(even, byte), simd.and(odd, byte)];
+    let (mut quads, mut starts) = ([[0; QUADS]; 2], [0; 2]);
+    for ((quads, start), [even, odd]) in quads.iter_mut().zip(&mut starts).zip([lower, upper]) {
+        let mut pairs = [0; LANES];
+        simd.store_pairs(simd.or(even, simd.shift_left(odd, 16)), &mut pairs);
+        const { assert!(matches!(ORDER, [0, 2, 1, 3])) };
+        for (quad, [first, second]) in quads.iter_mut().zip(pairs.as_chunks().0) {
+            *quad = first | second << 8;
+        }
+        let sum: i32 = quads.iter().flat_map(|quad| quad.to_le_bytes()).map(|byte| i32::from(byte.cast_signed())).sum();
+        *start = -BYTE_BIAS * sum;
+    }
+    (quads, starts)
 }
 
 #[inline(always)]
@@ -147,4 +174,33 @@ fn signed_words<S: Words>(simd: S, elements: &Lanes, unit: f32) -> S::Pairs {
     let at = simd.splat_words((unit.to_bits() >> 23) as u16 + 7);
     let left = simd.shift_words_left(significands, simd.sub_words(exponents, at));
     simd.negate_words(simd.shift_words_right(left, simd.sub_words(at, exponents)), pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::simd::{Isa, dispatch};
+
+    #[test]
+    fn halves_make_up_the_words() {
+        let words: Vec<i16> = (0..2000i32)
+            .map(|i| (i * 7919 % 65_025 - 32_512) as i16)
+            .chain([0, -1, 127, 128, -128, -129, 32_512, -32_512])
+            .collect();
+        for isa in Isa::available() {
+            for (i, words) in words.windows(2 * LANES).enumerate() {
+                let pairs: [u32; LANES] = std::array::from_fn(|p| {
+                    u32::from(words[2 * p].cast_unsigned()) | u32::from(words[2 * p + 1].cast_unsigned()) << 16
+                });
+                let (quads, starts) = dispatch!(isa, simd => halves(simd, simd.load_pairs(&pairs)));
+                let bytes = quads.map(|quads| quads.map(|quad| quad.to_le_bytes().map(|b| i32::from(b.cast_signed()))));
+                for (k, &word) in words.iter().enumerate() {
+                    let at = ORDER.iter().position(|&element| element == k % 4).unwrap();
+                    assert_eq!(bytes[0][k / 4][at] + 256 * bytes[1][k / 4][at], i32::from(word), "{isa}, {i}, {k}");
+                }
+                let sums = bytes.map(|bytes| bytes.as_flattened().iter().sum::<i32>());
+                assert_eq!(starts, sums.map(|sum| -BYTE_BIAS * sum), "{isa}, {i}");
+            }
+        }
+    }
 }

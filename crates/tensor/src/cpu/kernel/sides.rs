@@ -78,10 +78,19 @@ impl StepBytes {
 pub(in crate::cpu) struct StepIntegers {
     /// They fit if the norm does.
     pub(in crate::cpu) pairs: [u32; LANES],
+    /// The same in two signed bytes each, the lower ones and those worth 256 times as much, by fours in their [order](ORDER);
+    /// they fit if the norm is not above [`HALVES`](Self::HALVES).
+    pub(in crate::cpu) halves: [[u32; QUADS]; 2],
+    /// What sums of products of either with bytes that are [`BYTE_BIAS`] too large have to start with.
+    pub(in crate::cpu) starts: [i32; 2],
     /// What they are multiples of: the largest power of two that divides all of the step's elements, scaled.
     pub(in crate::cpu) unit: f32,
     /// Their Euclidean norm, or a little more.
     pub(in crate::cpu) norm: f32,
+}
+
+impl StepIntegers {
+    pub(in crate::cpu) const HALVES: f32 = 127.0 * 256.0;
 }
 
 /// Sixteen outputs: `steps[stride · (k / 32 − first)][k % 32 / 2].0[output]`, scales likewise.

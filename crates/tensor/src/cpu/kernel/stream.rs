@@ -16,7 +16,7 @@ use crate::Matrix;
 use crate::cpu::simd::codes::QUADS;
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{IntegerProducts, Isa, Simd, dispatch, dispatch_integers};
-use codes::{Bytes, Codes, Pairs, Words};
+use codes::{Bytes, Codes, Halves, Pairs, Words};
 
 /// Panels that one row streams through at a time.
 const STREAMS: usize = GROUP;
@@ -78,14 +78,16 @@ fn join(rows: usize, outputs: usize, columns: Vec<[bf16; PANEL]>) -> Matrix {
 enum Integers {
     /// Those of both sides fit bytes.
     Bytes,
-    /// Those of the weight fit words, and of the rows those of most steps.
+    /// Those of the weight fit bytes, and of the rows those of most steps two of these each.
+    Halves,
+    /// Those of both sides fit words, of the rows those of most steps.
     Words,
 }
 
 impl Product<'_> {
     /// The panels from `first` on that `columns` has room for.
     fn run(&self, isa: Isa, first: usize, columns: &mut [[bf16; PANEL]]) {
-        match self.integers() {
+        match self.integers(isa) {
             Some(integers) => dispatch_integers!(
                 isa,
                 simd => self.stream_integers(simd, integers, first, columns),
@@ -123,6 +125,13 @@ impl Product<'_> {
                 self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Bytes })
             }
             (Integers::Bytes, _) => self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind: Bytes }),
+            (Integers::Halves, Some(4)) => {
+                self.rows(first, columns, Codes::<_, _, 4> { simd, product: self, kind: Halves })
+            }
+            (Integers::Halves, Some(6)) => {
+                self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Halves })
+            }
+            (Integers::Halves, _) => self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind: Halves }),
             (Integers::Words, Some(4)) => {
                 self.rows(first, columns, Codes::<_, _, 4> { simd, product: self, kind: Words })
             }
@@ -131,10 +140,11 @@ impl Product<'_> {
     }
 
     /// Which integers both sides can be taken for, in chunks of one step.
-    fn integers(&self) -> Option<Integers> {
+    fn integers(&self, isa: Isa) -> Option<Integers> {
         let (x, table) = (&self.tiles[0].0, &self.w.as_packed()?.table);
         match (self.chunk, &table.bytes, &table.integers) {
             (STEP, Some(_), _) if !x.bytes.is_empty() => Some(Integers::Bytes),
+            (STEP, Some(_), _) if !x.integers.is_empty() && isa.dots_bytes() => Some(Integers::Halves),
             (STEP, _, Some(_)) if !x.integers.is_empty() => Some(Integers::Words),
             _ => None,
         }

@@ -665,6 +665,19 @@ mod tests {
         }
     }
 
+    /// Every scale: the smallest, whose power is subnormal, and the one that is none.
+    #[test]
+    fn scales_are_the_same_everywhere() {
+        for first in (0..256).step_by(LANES) {
+            let scales: [E8M0; LANES] = std::array::from_fn(|i| E8M0((first + i) as u8));
+            for isa in Isa::available() {
+                let mut powers = [0.0; LANES];
+                dispatch!(isa, simd => simd.vectorize(|| simd.store(simd.powers(&scales), &mut powers)));
+                assert_eq!(powers.map(f32::to_bits), scalar().powers(&scales).map(f32::to_bits), "{isa} from {first}");
+            }
+        }
+    }
+
     /// Every format, all of its codes: subnormal and special ones too.
     #[test]
     fn codes_become_the_same_everywhere() {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::super::linear::Product;
 use super::super::panels::{GROUP, Packed, PanelScales, step_codes};
-use super::super::sides::{PANEL, STEP, XTile, block_of};
+use super::super::sides::{PANEL, STEP, StepIntegers, XTile, block_of};
 use super::{Way, add_quad, add_scaled, lanes};
 use crate::cpu::simd::codes::QUADS;
 use crate::cpu::simd::{AHEAD, IntegerProducts, Simd};
@@ -45,6 +45,11 @@ pub(super) struct Pairs;
 /// Integers of 8 bits. A chunk is a step.
 #[derive(Clone, Copy)]
 pub(super) struct Bytes;
+
+/// Integers of 8 bits, those of the rows in two parts of as many, in steps where the sums are exact; pairs of bf16 in others. A
+/// chunk is a step.
+#[derive(Clone, Copy)]
+pub(super) struct Halves;
 
 /// Integers of 16 bits in steps where the sums are exact, pairs of bf16 in others. A chunk is a step.
 #[derive(Clone, Copy)]
@@ -157,10 +162,73 @@ impl<S: IntegerProducts> Kind<S> for Bytes {
                 );
             },
         );
-        sides.add_integers(
+        sides.add_exact(
             simd,
             chunk.start,
-            &sums,
+            #[inline(always)]
+            |r, p| simd.float(sums[r][p]),
+            #[inline(always)]
+            |r| rows[r].unit,
+            totals,
+        );
+    }
+}
+
+impl<S: IntegerProducts> Kind<S> for Halves {
+    #[inline(always)]
+    fn add<const BITS: usize, const R: usize, const P: usize>(
+        self,
+        simd: S,
+        sides: &Sides<'_, P>,
+        chunk: Range<usize>,
+        totals: &mut [[S::F32; P]; R],
+    ) {
+        let (&Sides { x, packed, .. }, step) = (sides, chunk.start / STEP);
+        let rows = &x.integers[step * R..][..R];
+        if largest_norm(rows) > packed.limit.min(StepIntegers::HALVES) {
+            return Pairs.add::<BITS, R, P>(simd, sides, chunk, totals);
+        }
+        let table = packed.table.bytes.as_ref().expect("the way through bytes is taken where there are some");
+        let mut sums = [[[simd.start(0); P]; R]; 2];
+        for half in 0..2 {
+            for r in 0..R {
+                sums[half][r] = [simd.start(rows[r].starts[half]); P];
+            }
+        }
+        sides.quads::<S, BITS>(
+            simd,
+            step,
+            #[inline(always)]
+            |codes, quad, done| {
+                four::<P>(
+                    #[inline(always)]
+                    |p| {
+                        let w = simd.bytes::<BITS>(table, codes[p], quad);
+                        for half in 0..2 {
+                            for r in 0..R {
+                                let sum = sums[half][r][p];
+                                sums[half][r][p] = simd.dot_bytes(rows[r].halves[half][quad], w, sum);
+                            }
+                        }
+                    },
+                );
+                for sums in &mut sums {
+                    settle(
+                        done,
+                        sums,
+                        #[inline(always)]
+                        |sum| simd.settled_integers(sum),
+                    );
+                }
+            },
+        );
+        let upper = simd.splat(256.0);
+        sides.add_exact(
+            simd,
+            chunk.start,
+            // Both parts are exact in f32, and so is their sum, as the norms say.
+            #[inline(always)]
+            |r, p| simd.fma(simd.float(sums[1][r][p]), upper, simd.float(sums[0][r][p])),
             #[inline(always)]
             |r| rows[r].unit,
             totals,
@@ -179,12 +247,7 @@ impl<S: IntegerProducts> Kind<S> for Words {
     ) {
         let (&Sides { x, packed, .. }, step) = (sides, chunk.start / STEP);
         let rows = &x.integers[step * R..][..R];
-        let mut largest = 0f32;
-        for r in 0..R {
-            largest = largest.max(rows[r].norm);
-        }
-        // No integer is larger than the norm of all.
-        if largest > packed.limit.min(f32::from(i16::MAX)) {
+        if largest_norm(rows) > packed.limit.min(f32::from(i16::MAX)) {
             return Pairs.add::<BITS, R, P>(simd, sides, chunk, totals);
         }
         let table = packed.table.integers.as_ref().expect("the way through words is taken where there are some");
@@ -212,10 +275,11 @@ impl<S: IntegerProducts> Kind<S> for Words {
                 );
             },
         );
-        sides.add_integers(
+        sides.add_exact(
             simd,
             chunk.start,
-            &sums,
+            #[inline(always)]
+            |r, p| simd.float(sums[r][p]),
             #[inline(always)]
             |r| rows[r].unit,
             totals,
@@ -272,14 +336,14 @@ impl<const P: usize> Sides<'_, P> {
         powers
     }
 
-    /// Adds the exact sums of the step that begins with element `k` to the totals; those of row r are in units of `unit(r)`
-    /// and of the weight's format.
+    /// Adds the exact sums of the step that begins with element `k` to the totals: `sum(r, p)` of row r and panel p, in units of
+    /// `unit(r)` and of the weight's format.
     #[inline(always)]
-    fn add_integers<S: IntegerProducts, const R: usize>(
+    fn add_exact<S: Simd, const R: usize>(
         &self,
         simd: S,
         k: usize,
-        sums: &[[S::I32; P]; R],
+        sum: impl Fn(usize, usize) -> S::F32,
         unit: impl Fn(usize) -> f32,
         totals: &mut [[S::F32; P]; R],
     ) {
@@ -287,10 +351,20 @@ impl<const P: usize> Sides<'_, P> {
         for r in 0..R {
             let x = simd.splat(unit(r) * self.packed.unit);
             for p in 0..P {
-                totals[r][p] = simd.fma(simd.float(sums[r][p]), simd.mul(powers[p], x), totals[r][p]);
+                totals[r][p] = simd.fma(sum(r, p), simd.mul(powers[p], x), totals[r][p]);
             }
         }
     }
+}
+
+/// The largest norm of some rows' steps: none of their integers is larger.
+#[inline(always)]
+fn largest_norm(rows: &[StepIntegers]) -> f32 {
+    rows.iter().fold(
+        0f32,
+        #[inline(always)]
+        |largest, row| largest.max(row.norm),
+    )
 }
 
 /// [`Simd::settled`], as `settled` does it, for all sums where they are done with a line.
