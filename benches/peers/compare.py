@@ -24,10 +24,12 @@ from pathlib import Path
 
 # What is compared with what: of `rivals` (variants of make_gguf.py, and bf16) the fastest counts.
 Pair = namedtuple("Pair", "phase tokens recipe rivals")
+W4A8_HEAD6 = "proj=fp4/fp8,mlp=fp4/fp8,head=fp6/fp8"
 W4A4_HEAD6 = "proj=fp4/fp4,mlp=fp4/fp4,head=fp6/fp8"
 DECODE = 32
 PAIRS = [
     Pair("decode", DECODE, "w6a8", ["q6_k"]),
+    Pair("decode", DECODE, W4A8_HEAD6, ["mxfp4-head6"]),
     Pair("decode", DECODE, W4A4_HEAD6, ["mxfp4-head6"]),
     Pair("decode", DECODE, "w8a8", ["q8_0"]),
     Pair("decode", DECODE, "int8", ["q8_0"]),
@@ -43,7 +45,7 @@ PAIRS = [
 
 # Names for the table.
 LABELS = {
-    W4A4_HEAD6: "w4a4, head w6a8",
+    W4A8_HEAD6: "w4a8, head w6a8", W4A4_HEAD6: "w4a4, head w6a8",
     "bf16": "BF16", "q8_0": "Q8_0", "q6_k": "Q6_K", "mxfp4": "MXFP4", "mxfp4-head6": "MXFP4, head Q6_K",
 }
 
@@ -89,8 +91,9 @@ class Ours:
                         "tokens_per_s": result["tokens_per_s"]["median"],
                         "bytes": result["bytes_per_token"],
                         "bits_per_weight": result["bits_per_weight"],
-                        "read_gb_s": document["peaks"]["read_gb_s"],
-                        "bf16_gflop_s": document["peaks"]["bf16_gflop_s"],
+                        "read_gb_s": result["peaks_beside"]["read_gb_s"][0],
+                        "bf16_gflop_s": result["peaks_beside"]["bf16_gflop_s"][0],
+                        "gflop_s": result["gflop_s"],
                         "machine": document["machine"],
                     }
             decode = 0  # measured with the first prompt
@@ -174,6 +177,17 @@ def spread(values):
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "all": values}
 
 
+def shares(key, test, samples):
+    """Each round's part of the bandwidth that was measured beside: our own beside each run, theirs beside ours of the round."""
+    rounds = samples[key][test]
+    if key[0] == "microscale":
+        reads = [sample["read_gb_s"] for sample in rounds]
+    else:
+        ours = [s for own, tests in samples.items() if own[0] == "microscale" for all in tests.values() for s in all]
+        reads = [statistics.median(s["read_gb_s"] for s in ours if s["round"] == sample["round"]) for sample in rounds]
+    return [sample["tokens_per_s"] * sample["bytes"] / (1e9 * read) for sample, read in zip(rounds, reads)]
+
+
 def system(key):
     return ("Microscale " if key[0] == "microscale" else f"llama.cpp {key[0]} ") + label(key[1])
 
@@ -186,7 +200,8 @@ def summarize(samples, options):
             systems.append({
                 "system": system(key), "program": key[0], "variant": key[1], "phase": phase, "tokens": tokens,
                 "bits_per_weight": rounds[0]["bits_per_weight"], "bytes_per_token": rounds[0]["bytes"],
-                "tokens_per_s": spread(s["tokens_per_s"] for s in rounds), "samples": rounds,
+                "tokens_per_s": spread(s["tokens_per_s"] for s in rounds),
+                "share_of_read": spread(shares(key, (phase, tokens), samples)), "samples": rounds,
             })
     ours = [s for key, tests in samples.items() if key[0] == "microscale" for rounds in tests.values() for s in rounds]
     comparisons = []
@@ -248,15 +263,16 @@ def markdown(document):
             )
     lines += [
         "",
-        "| system | phase | bits per weight | tokens/s | share of read bandwidth |",
+        "| system | phase | bits per weight | tokens/s | share of the read bandwidth beside |",
         "|---|---|---:|---:|---:|",
     ]
     for entry in document["systems"]:
-        rate = entry["tokens_per_s"]["median"]
-        share = rate * entry["bytes_per_token"] / (1e9 * document["read_gb_s"]["median"])
+        share = "–"
+        if entry["phase"] == "decode":
+            share = "{median:.0%} ({min:.0%}–{max:.0%})".format(**entry["share_of_read"])
         lines.append(
             f"| {entry['system']} | {entry['phase']} {entry['tokens']} | {entry['bits_per_weight']:.2f} "
-            f"| {cell(entry['tokens_per_s'])} | {f'{share:.0%}' if entry['phase'] == 'decode' else '–'} |"
+            f"| {cell(entry['tokens_per_s'])} | {share} |"
         )
     return "\n".join(lines) + "\n"
 
