@@ -1,5 +1,8 @@
 #![allow(unsafe_code, reason = "vector intrinsics")]
 
+mod decoding;
+mod words;
+
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -7,8 +10,10 @@ use half::bf16;
 use microscale_formats::E8M0;
 
 use super::avx2::prefetch_past;
-use super::codes::{CodeTable, ORDER, PairTable, QUAD, QUADS};
-use super::{IntegerProducts, LANES, Simd, Words, exponential};
+use super::codes::{CodeTable, PairTable};
+use super::{IntegerProducts, LANES, Simd, exponential};
+use decoding::fours;
+pub(super) use decoding::interleave;
 
 /// Proof of AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]
@@ -98,133 +103,6 @@ macro_rules! avx512_methods {
 }
 pub(super) use avx512_methods;
 
-impl Avx512 {
-    /// The codes of a quad, a byte each; of codes of 4 and 6 bits those lowest bits only count.
-    #[inline(always)]
-    pub(super) fn codes<const BITS: usize>(self, step: &[u8], quad: usize) -> __m512i {
-        let step: &[[u8; QUAD]] = step.as_chunks().0;
-        // SAFETY: `self` proves AVX-512; 64 bytes are loaded from 64.
-        let load = |i: usize| unsafe { _mm512_loadu_si512(step[i].as_ptr().cast()) };
-        match BITS {
-            4 if quad.is_multiple_of(2) => load(quad / 2),
-            // SAFETY: `self` proves AVX-512.
-            4 => unsafe { _mm512_srli_epi16::<4>(load(quad / 2)) },
-            6 if quad % 4 < 3 => load(quad / 4 * 3 + quad % 4),
-            6 => {
-                let first = quad / 4 * 3;
-                // SAFETY: `self` proves AVX-512. Shifts move bits between neighbouring bytes, to where they are
-                // masked or do not count.
-                unsafe {
-                    let [a, b, c] = [
-                        _mm512_srli_epi16::<6>(load(first)),
-                        _mm512_srli_epi16::<4>(load(first + 1)),
-                        _mm512_srli_epi16::<2>(load(first + 2)),
-                    ];
-                    // Where the mask is set the first, else the second.
-                    let low = _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(0b0011), a, b);
-                    _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(0b1111), low, c)
-                }
-            }
-            _ => load(quad),
-        }
-    }
-
-    /// Entries `16 · i` to `16 · i + 15` of a table, in every quarter of a register: what a look-up by the low four bits of
-    /// bytes takes.
-    #[inline(always)]
-    pub(super) fn part<const N: usize>(self, table: &[u8; N], i: usize) -> __m512i {
-        // SAFETY: `self` proves AVX-512; 16 bytes are loaded from 16.
-        unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_chunks::<16>().0[i].as_ptr().cast())) }
-    }
-
-    /// The values of a quad of codes of 4 or 6 bits: two pairs of each output. Tables of codes of 4 bits repeat every 16.
-    #[inline(always)]
-    pub(super) fn look_up_words<const BITS: usize, const N: usize>(
-        self,
-        step: &[u8],
-        quad: usize,
-        table: &PairTable<N>,
-    ) -> [__m512i; 2] {
-        const { assert!(N >= 64) };
-        let codes = self.codes::<BITS>(step, quad);
-        let words = table.words.as_chunks::<32>().0;
-        // SAFETY: `self` proves AVX-512; 64 bytes are loaded from 64.
-        unsafe {
-            let [low, high] = [0, 1].map(|i| _mm512_loadu_si512(words[i].as_ptr().cast()));
-            // The machine looks words up by their low bits, five or six: those of even bytes, and of odd ones.
-            [codes, _mm512_srli_epi16::<8>(codes)].map(|codes| match BITS {
-                4 => _mm512_permutexvar_epi16(codes, low),
-                _ => _mm512_permutex2var_epi16(low, codes, high),
-            })
-        }
-    }
-
-    /// One byte of a table's first 32 values, for the low five bits of codes.
-    #[inline(always)]
-    pub(super) fn look_up_bytes_32<const N: usize>(self, codes: __m512i, table: &[u8; N]) -> __m512i {
-        // SAFETY: `self` proves AVX-512.
-        unsafe {
-            // The machine looks up by the low four bits, where the top one is not set.
-            let index = _mm512_and_si512(codes, _mm512_set1_epi8(0x1F));
-            let upper = _mm512_test_epi8_mask(codes, _mm512_set1_epi8(0x10));
-            let low = _mm512_shuffle_epi8(self.part(table, 0), index);
-            _mm512_mask_shuffle_epi8(low, upper, self.part(table, 1), index)
-        }
-    }
-
-    /// The values of 64 codes of 8 bits, a sign and a magnitude: the 16 smallest and the 16 largest magnitudes looked up, the
-    /// others a shift and a sum away.
-    #[inline(always)]
-    fn decode_8(self, table: &CodeTable, codes: __m512i) -> [__m512i; 2] {
-        let PairTable { low, high, .. } = &table.halves;
-        let middle = &table.middle;
-        // SAFETY: `self` proves AVX-512.
-        unsafe {
-            let magnitudes = _mm512_and_si512(codes, _mm512_set1_epi8(0x7F));
-            let small = _mm512_testn_epi8_mask(codes, _mm512_set1_epi8(0x70));
-            let large = _mm512_cmpge_epu8_mask(magnitudes, _mm512_set1_epi8(0x70));
-            // Shifts move bits between neighbouring bytes, to where they are masked. Those by a count of each lane's own take
-            // half of what one count for all takes.
-            let up = _mm512_sllv_epi16(magnitudes, self.splat_pairs(middle.up));
-            let middle_low = _mm512_and_si512(up, self.splat_pairs(middle.low));
-            let down = _mm512_srlv_epi16(magnitudes, self.splat_pairs(middle.down));
-            let down = _mm512_and_si512(down, self.splat_pairs(middle.high));
-            let middle_high = _mm512_add_epi8(down, self.splat_pairs(middle.base));
-            let low = {
-                let some = _mm512_mask_shuffle_epi8(middle_low, small, self.part(low, 0), magnitudes);
-                _mm512_mask_shuffle_epi8(some, large, self.part(low, 7), magnitudes)
-            };
-            let high = {
-                let some = _mm512_mask_shuffle_epi8(middle_high, small, self.part(high, 0), magnitudes);
-                _mm512_mask_shuffle_epi8(some, large, self.part(high, 7), magnitudes)
-            };
-            // high | (codes & sign bit)
-            interleave(low, _mm512_ternarylogic_epi32::<0xF8>(high, codes, _mm512_set1_epi8(-128)))
-        }
-    }
-
-    /// Those of 64 codes in two's complement.
-    #[inline(always)]
-    fn decode_integers(self, table: &CodeTable, codes: __m512i) -> [__m512i; 2] {
-        let unit = self.splat(f32::from_bits(u32::from(table.words[1]) << 16));
-        // SAFETY: `self` proves AVX-512.
-        let [first, second] = interleave(unsafe { _mm512_setzero_si512() }, codes);
-        [self.integer_pairs(first, unit), self.integer_pairs(second, unit)]
-    }
-
-    /// Codes in the top bytes of 16 bits each, times a power of two.
-    #[inline(always)]
-    fn integer_pairs(self, words: __m512i, unit: __m512) -> __m512i {
-        // SAFETY: `self` proves AVX-512.
-        unsafe {
-            let even = _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(words)));
-            let odd = _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(words));
-            let (even, odd) = (self.bits(self.mul(even, unit)), self.bits(self.mul(odd, unit)));
-            _mm512_or_si512(_mm512_srli_epi32::<16>(even), odd)
-        }
-    }
-}
-
 /// The nearest bf16, ties to even; of numbers that are not negative subnormal ones as zero, if they are to be flushed.
 #[inline(always)]
 fn round_words<const FLUSH: bool>(x: __m512) -> __m256i {
@@ -264,24 +142,6 @@ fn settled(mut x: __m512) -> __m512 {
     // SAFETY: there is no instruction.
     unsafe { asm!("/* {0} */", inout(zmm_reg) x, options(nomem, nostack, preserves_flags)) };
     x
-}
-
-/// Low and high bytes of 64 values to two vectors of pairs.
-#[inline(always)]
-pub(super) fn interleave(low: __m512i, high: __m512i) -> [__m512i; 2] {
-    // SAFETY: called with a proof of AVX-512 at hand only.
-    unsafe { [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)] }
-}
-
-/// Codes of 8 bits, two pairs of four outputs, to four elements of each in their [`ORDER`].
-#[inline(always)]
-fn fours(codes: __m512i) -> __m512i {
-    // SAFETY: called with a proof of AVX-512 at hand only.
-    unsafe {
-        const { assert!(matches!(ORDER, [0, 2, 1, 3])) };
-        let order = _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
-        _mm512_shuffle_epi8(codes, _mm512_broadcast_i32x4(order))
-    }
 }
 
 impl Simd for Avx512 {
@@ -608,88 +468,5 @@ impl IntegerProducts for Avx512 {
     #[inline(always)]
     fn settled_integers(self, x: __m512i) -> __m512i {
         self.bits(self.settled(self.with_bits(x)))
-    }
-}
-
-impl Words for Avx512 {
-    lanewise! { 1;
-        sub_words(a: Pairs, b: Pairs) -> Pairs = _mm512_subs_epu16;
-        add_words(a: Pairs, b: Pairs) -> Pairs = _mm512_adds_epu16;
-        min_words(a: Pairs, b: Pairs) -> Pairs = _mm512_min_epu16;
-        shift_words_left(x: Pairs, by: Pairs) -> Pairs = _mm512_sllv_epi16;
-        shift_words_right(x: Pairs, by: Pairs) -> Pairs = _mm512_srlv_epi16;
-    }
-    #[inline(always)]
-    fn splat_words(self, x: u16) -> __m512i {
-        // SAFETY: `self` proves AVX-512.
-        unsafe { _mm512_set1_epi16(x.cast_signed()) }
-    }
-    #[inline(always)]
-    fn negate_words(self, x: __m512i, sign: __m512i) -> __m512i {
-        // SAFETY: `self` proves AVX-512.
-        unsafe { _mm512_mask_sub_epi16(x, _mm512_movepi16_mask(sign), _mm512_setzero_si512(), x) }
-    }
-    #[inline(always)]
-    fn bytes_of_words(self, x: __m512i) -> ([u32; QUADS], i32) {
-        let mut quads = [0; QUADS];
-        // SAFETY: `self` proves AVX-512; 32 bytes are written to 32.
-        unsafe {
-            let bytes = _mm512_cvtepi16_epi8(x);
-            const { assert!(matches!(ORDER, [0, 2, 1, 3])) };
-            let order = _mm256_setr_epi8(
-                0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15,
-            );
-            _mm256_storeu_si256(quads.as_mut_ptr().cast(), _mm256_shuffle_epi8(bytes, order));
-            // The machine sums eight unsigned bytes at a time: flipping the sign bit adds 128 to each.
-            let sums = _mm256_sad_epu8(_mm256_xor_si256(bytes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
-            let two = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
-            let sum = _mm_cvtsi128_si32(two) + _mm_extract_epi32::<2>(two);
-            (quads, sum - 128 * 2 * LANES as i32)
-        }
-    }
-    #[inline(always)]
-    fn pack_blocks<const BITS: usize>(self, codes: [__m512i; 4], to: &mut [u8]) {
-        const {
-            assert!(BITS == 4 || BITS == 6 || BITS == 8);
-        }
-        let to = to[..16 * BITS].as_mut_ptr();
-        let [a, b, c, d] = codes;
-        // SAFETY: `self` proves AVX-512; as many bytes are written as were checked to be there.
-        unsafe {
-            // The machine packs within quarters: eight codes of one block, then eight of the other.
-            let halves = [_mm512_packus_epi16(a, b), _mm512_packus_epi16(c, d)];
-            if BITS == 4 {
-                let [first, second] = halves.map(|codes| _mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x1001)));
-                let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-                let bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second));
-                return _mm512_storeu_si512(to.cast(), bytes);
-            }
-            for (i, half) in halves.into_iter().enumerate() {
-                let to = to.add(i * 8 * BITS);
-                if BITS == 8 {
-                    let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-                    _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi64(order, half));
-                    continue;
-                }
-                // Two codes to the low 12 bits of a word, four to the low 24 of a double word; three bytes of these are left, and
-                // three words of a block in each quarter.
-                let twos = _mm512_maddubs_epi16(half, _mm512_set1_epi16(0x4001));
-                let fours = _mm512_madd_epi16(twos, _mm512_set1_epi32(0x1000_0001));
-                let left = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
-                let left = _mm512_shuffle_epi8(fours, _mm512_broadcast_i32x4(left));
-                let order = const {
-                    let mut order = [0u16; 2 * LANES];
-                    let mut i = 0;
-                    while i < 24 {
-                        order[i] = (i % 12 / 3 * 8 + i / 12 * 3 + i % 3) as u16;
-                        i += 1;
-                    }
-                    order
-                };
-                let words = _mm512_permutexvar_epi16(_mm512_loadu_si512(order.as_ptr().cast()), left);
-                _mm256_storeu_si256(to.cast(), _mm512_castsi512_si256(words));
-                _mm_storeu_si128(to.add(32).cast(), _mm512_extracti32x4_epi32::<2>(words));
-            }
-        }
     }
 }

@@ -27,6 +27,8 @@ macro_rules! lanewise {
     };
 }
 pub(in crate::cpu) mod codes;
+mod dispatch;
+mod isa;
 mod scalar;
 pub(in crate::cpu) mod tiles;
 cfg_select! {
@@ -41,7 +43,6 @@ cfg_select! {
     _ => {}
 }
 
-use std::fmt;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::compiler_fence;
 
@@ -52,6 +53,8 @@ use super::kernel::bf16::{pair, round, rounded};
 use super::kernel::operand::pairs_of_floats;
 use crate::math;
 use codes::{CodeTable, PairTable};
+pub(crate) use dispatch::*;
+pub use isa::{Isa, UnsupportedIsa};
 
 /// Lanes of [`Simd::F32`].
 pub(crate) const LANES: usize = 16;
@@ -328,10 +331,6 @@ pub(crate) trait IntegerProducts: Simd {
     }
 }
 
-fn dots_bytes<S: IntegerProducts>(_: S) -> bool {
-    S::DOTS_BYTES
-}
-
 /// An instruction set whose pairs are also 32 lanes of 16 bits, each with a shift of its own.
 pub(crate) trait Words: Simd {
     fn splat_words(self, x: u16) -> Self::Pairs;
@@ -349,251 +348,6 @@ pub(crate) trait Words: Simd {
     fn pack_blocks<const BITS: usize>(self, codes: [Self::Pairs; 4], to: &mut [u8]);
     /// Words that are signed bytes, as such, fours in their [order](codes::ORDER), and their sum.
     fn bytes_of_words(self, x: Self::Pairs) -> ([u32; codes::QUADS], i32);
-}
-
-cfg_select! {
-    target_arch = "x86_64" => {
-        /// The instruction set's lanes of 16 bits, where they are faster than those of 32.
-        pub(crate) fn words(isa: Isa) -> Option<avx512::Avx512> {
-            match isa {
-                Isa::Scalar | Isa::Avx2 => None,
-                Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => Some(avx512()),
-            }
-        }
-    }
-    _ => {
-        /// None.
-        pub(crate) fn words(_: Isa) -> Option<scalar::Scalar> {
-            None
-        }
-    }
-}
-
-/// An instruction set the kernels exist for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isa {
-    /// Plain Rust, for every machine.
-    Scalar,
-    /// x86-64 AVX2 with FMA.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// x86-64 AVX-512 (F, BW, DQ, VL).
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// AVX-512 with VNNI.
-    #[cfg(target_arch = "x86_64")]
-    Avx512Vnni,
-    /// AVX-512 with VNNI, VBMI and BF16, whose dot product of pairs was found to add as the canonical order asks.
-    #[cfg(target_arch = "x86_64")]
-    Avx512Bf16,
-    /// The same with AMX tiles, for products whose sums are exact in any order.
-    #[cfg(target_arch = "x86_64")]
-    Amx,
-    /// Arm NEON.
-    #[cfg(target_arch = "aarch64")]
-    Neon,
-}
-
-impl Isa {
-    /// Whether it has [`IntegerProducts`].
-    pub(crate) fn has_integer_products(self) -> bool {
-        dispatch_integers!(self, simd => { let _ = simd; true }, false)
-    }
-
-    /// Whether these multiply bytes in one instruction.
-    pub(crate) fn dots_bytes(self) -> bool {
-        dispatch_integers!(self, simd => dots_bytes(simd), false)
-    }
-
-    /// Whether one instruction multiplies pairs of bf16. Where none does, the elements are better taken apart once for many
-    /// products.
-    pub(crate) fn dots_pairs(self) -> bool {
-        match self {
-            // Without vectors nothing is gained by it.
-            Isa::Scalar => true,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Vnni => false,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Amx => true,
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => false,
-        }
-    }
-
-    /// Whether one instruction multiplies integers of 16 bits, but none pairs of bf16.
-    pub(crate) fn dots_words_only(self) -> bool {
-        self.dots_bytes() && !self.dots_pairs()
-    }
-
-    /// Those the running CPU has, slowest first; never empty.
-    pub fn available() -> Vec<Isa> {
-        let mut isas = vec![Isa::Scalar];
-        #[cfg(target_arch = "x86_64")]
-        isas.extend([Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Bf16, Isa::Amx].into_iter().filter(|isa| {
-            match isa {
-                Isa::Avx2 => avx2::Avx2::detect().is_some(),
-                Isa::Avx512 => avx512::Avx512::detect().is_some(),
-                Isa::Avx512Vnni => avx512vnni::Avx512Vnni::detect().is_some(),
-                Isa::Avx512Bf16 => avx512bf16::Avx512Bf16::detect().is_some(),
-                _ => avx512bf16::Avx512Bf16::detect().is_some() && tiles::Tiles::detect().is_some(),
-            }
-        }));
-        #[cfg(target_arch = "aarch64")]
-        isas.push(Isa::Neon);
-        isas
-    }
-
-    /// The fastest the running CPU has.
-    pub fn best() -> Isa {
-        *Self::available().last().unwrap_or(&Isa::Scalar)
-    }
-
-    /// The name, as `MICROSCALE_ISA` takes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Isa::Scalar => "scalar",
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => "avx512",
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => "avx512vnni",
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => "avx512bf16",
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx => "amx",
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => "neon",
-        }
-    }
-
-    /// Matrix tiles, where this instruction set has them.
-    pub(crate) fn tiles(self) -> Option<tiles::Tiles> {
-        tiles::Tiles::detect().filter(|_| match self {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx => true,
-            _ => false,
-        })
-    }
-
-    /// The instruction set of this name, if the running CPU has it.
-    ///
-    /// # Errors
-    /// [`UnsupportedIsa`] for a name that is unknown or not available here.
-    pub fn from_name(name: &str) -> Result<Isa, UnsupportedIsa> {
-        Self::available()
-            .into_iter()
-            .find(|isa| isa.name().eq_ignore_ascii_case(name))
-            .ok_or_else(|| UnsupportedIsa { name: name.to_owned() })
-    }
-}
-
-impl fmt::Display for Isa {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// An instruction set that was asked for and is not to be had.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("instruction set {name:?} is unknown or not supported by this CPU; available: {}",
-    Isa::available().iter().map(|i| i.name()).collect::<Vec<_>>().join(", "))]
-pub struct UnsupportedIsa {
-    name: String,
-}
-
-/// Evaluates an expression with `$simd` bound to the proof that the function `$proof` gives, compiled for it.
-macro_rules! compiled {
-    ($proof:ident, $simd:ident => $body:expr) => {{
-        use $crate::cpu::simd::Simd as _;
-        let $simd = $crate::cpu::simd::$proof();
-        $simd.vectorize(
-            #[inline(always)]
-            || $body,
-        )
-    }};
-}
-pub(crate) use compiled;
-
-/// Evaluates an expression with `$simd` bound to the proof of `$isa`, compiled for it.
-macro_rules! dispatch {
-    ($isa:expr, $simd:ident => $body:expr) => {{
-        use $crate::cpu::simd::{self, Isa};
-        match $isa {
-            Isa::Scalar => simd::compiled!(scalar, $simd => $body),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => simd::compiled!(avx2, $simd => $body),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => simd::compiled!(avx512, $simd => $body),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => simd::compiled!(avx512vnni, $simd => $body),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Amx => simd::compiled!(avx512bf16, $simd => $body),
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => simd::compiled!(neon, $simd => $body),
-        }
-    }};
-}
-pub(crate) use dispatch;
-
-/// The same for instruction sets with [`IntegerProducts`]; for others `$none`.
-macro_rules! dispatch_integers {
-    ($isa:expr, $simd:ident => $body:expr, $none:expr) => {{
-        use $crate::cpu::simd;
-        match $isa {
-            #[cfg(target_arch = "x86_64")]
-            simd::Isa::Avx512 => simd::compiled!(avx512, $simd => $body),
-            #[cfg(target_arch = "x86_64")]
-            simd::Isa::Avx512Vnni => simd::compiled!(avx512vnni, $simd => $body),
-            #[cfg(target_arch = "x86_64")]
-            simd::Isa::Avx512Bf16 | simd::Isa::Amx => simd::compiled!(avx512bf16, $simd => $body),
-            _ => {
-                // Never; but compiled, and so checked, on every machine.
-                if false {
-                    let _ = simd::compiled!(scalar, $simd => $body);
-                }
-                $none
-            }
-        }
-    }};
-}
-pub(crate) use dispatch_integers;
-
-pub(crate) fn scalar() -> scalar::Scalar {
-    scalar::Scalar
-}
-
-/// # Panics
-/// Without AVX2. An [`Isa`] comes from [`Isa::available`], or was built by hand.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn avx2() -> avx2::Avx2 {
-    avx2::Avx2::detect().expect("Isa::Avx2 on a CPU without it: take an Isa from Isa::available()")
-}
-
-/// # Panics
-/// Without AVX-512, likewise.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn avx512() -> avx512::Avx512 {
-    avx512::Avx512::detect().expect("Isa::Avx512 on a CPU without it: take an Isa from Isa::available()")
-}
-
-/// # Panics
-/// Without AVX-512 VNNI, likewise.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn avx512vnni() -> avx512vnni::Avx512Vnni {
-    avx512vnni::Avx512Vnni::detect().expect("Isa::Avx512Vnni on a CPU without it: take an Isa from Isa::available()")
-}
-
-/// # Panics
-/// Without AVX-512 BF16, likewise.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn avx512bf16() -> avx512bf16::Avx512Bf16 {
-    avx512bf16::Avx512Bf16::detect().expect("Isa::Avx512Bf16 on a CPU without it: take an Isa from Isa::available()")
-}
-
-#[cfg(target_arch = "aarch64")]
-pub(crate) fn neon() -> neon::Neon {
-    neon::Neon::detect()
 }
 
 #[cfg(test)]
