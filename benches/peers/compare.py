@@ -4,9 +4,14 @@
     compare.py --microscale target/release/microscale --models PREFIX --llama native=DIR [--llama noamx=DIR] --out NAME
 
 writes NAME.json (every sample) and NAME.md (the table). PREFIX is that of make_gguf.py's files (PREFIX-q6_k.gguf ...),
-DIR the folder of llama-bench. In each of the rounds every program runs once, ours and theirs in turn, odd rounds in the
-opposite order, so that a minute in which the machine is busy with something else falls on both. The table has the
-median (least–most) of the rounds, the ratio of the medians, and the median of the rounds' ratios.
+DIR the folder of llama-bench. The programs run in turn, so that a minute in which the machine is busy with something else
+falls on both:
+
+- prefill: in each of --rounds every program runs once, odd rounds in the opposite order;
+- decode, whose pace is that of the memory, which others use too and which changes within seconds: of each pair ours stays
+  loaded and waits (`bench --step`) while theirs runs, --turns times.
+
+The table has the median (least–most) of the rounds or turns, the ratio of the medians, and the median of the ratios of each.
 
 What llama-bench calls a prompt test computes the logits of the last token only. With --logits all it is run with its
 -embd 1, which makes it compute those of every token. Choose what `microscale bench` does.
@@ -28,18 +33,18 @@ W4A8_HEAD6 = "proj=fp4/fp8,mlp=fp4/fp8,head=fp6/fp8"
 W4A4_HEAD6 = "proj=fp4/fp4,mlp=fp4/fp4,head=fp6/fp8"
 DECODE = 32
 PAIRS = [
-    Pair("decode", DECODE, "w6a8", ["q6_k"]),
-    Pair("decode", DECODE, W4A8_HEAD6, ["mxfp4-head6"]),
-    Pair("decode", DECODE, W4A4_HEAD6, ["mxfp4-head6"]),
-    Pair("decode", DECODE, "w8a8", ["q8_0"]),
-    Pair("decode", DECODE, "int8", ["q8_0"]),
+    Pair("decode", DECODE, "w6a8", ("q6_k",)),
+    Pair("decode", DECODE, W4A8_HEAD6, ("mxfp4-head6",)),
+    Pair("decode", DECODE, W4A4_HEAD6, ("mxfp4-head6",)),
+    Pair("decode", DECODE, "w8a8", ("q8_0",)),
+    Pair("decode", DECODE, "int8", ("q8_0",)),
     *(Pair("prefill", tokens, recipe, rivals)
       for tokens in (512, 128)
       for recipe, rivals in (
-          ("w6a8", ["bf16", "q6_k"]),
-          ("w6a6", ["mxfp4", "q8_0"]),
-          ("w4a4", ["mxfp4", "q8_0"]),
-          ("int8", ["mxfp4", "q8_0"]),
+          ("w6a8", ("bf16", "q6_k")),
+          ("w6a6", ("mxfp4", "q8_0")),
+          ("w4a4", ("mxfp4", "q8_0")),
+          ("int8", ("mxfp4", "q8_0")),
       )),
 ]
 
@@ -75,28 +80,16 @@ class Ours:
         self.name, self.options, self.recipe, self.tests = f"microscale {label(recipe)}", options, recipe, tests
 
     def run(self):
-        decode = max((n for phase, n in self.tests if phase == "decode"), default=0)
-        prompts = [n for phase, n in self.tests if phase == "prefill"] or [0]
         samples = {}
-        for prompt in prompts:
+        for _, prompt in self.tests:
             document = run([
                 str(self.options.microscale), "bench", "--shape", "llama-3.2-1b", "--recipe", self.recipe,
-                *(["--prefill", str(prompt)] if prompt else []), *(["--decode", str(decode)] if decode else []),
-                "--threads", str(self.options.threads), "--repetitions", "1", "--format", "json",
+                "--prefill", str(prompt), "--threads", str(self.options.threads), "--repetitions", "1", "--format", "json",
             ])
             for result in document["results"]:
                 test = result["phase"], result["tokens"]
                 if test in self.tests:
-                    samples[test] = {
-                        "tokens_per_s": result["tokens_per_s"]["median"],
-                        "bytes": result["bytes_per_token"],
-                        "bits_per_weight": result["bits_per_weight"],
-                        "read_gb_s": result["peaks_beside"]["read_gb_s"][0],
-                        "bf16_gflop_s": result["peaks_beside"]["bf16_gflop_s"][0],
-                        "gflop_s": result["gflop_s"],
-                        "machine": document["machine"],
-                    }
-            decode = 0  # measured with the first prompt
+                    samples[test] = sample_of(result, document["machine"])
         return samples
 
 
@@ -131,10 +124,58 @@ class Theirs:
         return samples
 
 
+def decode_in_turn(pair, options):
+    """{program: [one sample a turn]} of a pair in which tokens are decoded."""
+    test = pair.phase, pair.tokens
+    key = "microscale", pair.recipe
+    rivals = [((build, name), Theirs(options, build, name, [test])) for build in options.llama for name in pair.rivals]
+    samples = {rival: [] for rival, _ in rivals}
+    ours = subprocess.Popen(
+        [str(options.microscale), "bench", "--shape", "llama-3.2-1b", "--recipe", pair.recipe, "--decode",
+         str(pair.tokens), "--threads", str(options.threads), "--repetitions", str(options.turns), "--step",
+         "--format", "json"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )
+    said = [ours.stderr.readline()]  # loaded
+    for turn in range(options.turns):
+        ours.stdin.write("\n")
+        ours.stdin.flush()
+        said.append(ours.stderr.readline())
+        for rival, program in rivals:
+            samples[rival].append(program.run()[test] | {"round": turn, "load": os.getloadavg()[0]})
+    document, rest = ours.communicate()
+    if ours.returncode:
+        sys.exit(f"{' '.join(ours.args)}\nended with {ours.returncode}:\n{''.join(said)}{rest}")
+    document = json.loads(document)
+    result = document["results"][0]
+    samples[key] = [
+        sample_of(result, document["machine"], turn) | {"round": turn} for turn in range(options.turns)
+    ]
+    rates = ", ".join(f"{label(name)} {statistics.median(s['tokens_per_s'] for s in all):.2f}"
+                      for (_, name), all in samples.items())
+    print(f"decode {pair.tokens} in {options.turns} turns: {rates} tokens/s", file=sys.stderr, flush=True)
+    return samples
+
+
+def sample_of(result, machine, repetition=0):
+    """One repetition of what `microscale bench` measured."""
+    return {
+        "tokens_per_s": result["tokens_per_s"]["all"][repetition],
+        "bytes": result["bytes_per_token"],
+        "bits_per_weight": result["bits_per_weight"],
+        "read_gb_s": result["peaks_beside"]["read_gb_s"][repetition],
+        "bf16_gflop_s": result["peaks_beside"]["bf16_gflop_s"][repetition],
+        "gflop_s": result["gflop_s"],
+        "machine": machine,
+    }
+
+
 def programs(options):
-    """The programs that the pairs need, ours and theirs in turn, and the key of each."""
+    """The programs that the pairs of prefill need, ours and theirs in turn, and the key of each."""
     ours, theirs = {}, {}
     for pair in options.pairs:
+        if pair.phase == "decode":
+            continue
         test = pair.phase, pair.tokens
         ours.setdefault(("microscale", pair.recipe), []).append(test)
         for build in options.llama:
@@ -152,7 +193,8 @@ def programs(options):
 
 
 def measure(options):
-    """{program: {test: [one sample a round]}}"""
+    """{pair: {program: [one sample a round or turn]}}"""
+    decoded = {pair: decode_in_turn(pair, options) for pair in options.pairs if pair.phase == "decode"}
     turns = programs(options)
     samples = {key: {} for key, _ in turns}
     for number in range(options.rounds):
@@ -166,7 +208,11 @@ def measure(options):
             rates = ", ".join(f"{phase} {n}: {s['tokens_per_s']:.2f}" for (phase, n), s in result.items())
             print(f"round {number + 1}/{options.rounds}  {program.name}: {rates} tokens/s "
                   f"({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
-    return samples
+    keys = {
+        pair: [("microscale", pair.recipe), *((build, rival) for build in options.llama for rival in pair.rivals)]
+        for pair in options.pairs if pair.phase == "prefill"
+    }
+    return decoded | {pair: {key: samples[key][pair.phase, pair.tokens] for key in keys[pair]} for pair in keys}
 
 
 # ---- what is made of the samples -------------------------------------------------------------------------------------
@@ -177,15 +223,9 @@ def spread(values):
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "all": values}
 
 
-def shares(key, test, samples):
-    """Each round's part of the bandwidth that was measured beside: our own beside each run, theirs beside ours of the round."""
-    rounds = samples[key][test]
-    if key[0] == "microscale":
-        reads = [sample["read_gb_s"] for sample in rounds]
-    else:
-        ours = [s for own, tests in samples.items() if own[0] == "microscale" for all in tests.values() for s in all]
-        reads = [statistics.median(s["read_gb_s"] for s in ours if s["round"] == sample["round"]) for sample in rounds]
-    return [sample["tokens_per_s"] * sample["bytes"] / (1e9 * read) for sample, read in zip(rounds, reads)]
+def shares(samples, ours):
+    """Each sample's part of the bandwidth that was measured beside ours of the same turn."""
+    return [s["tokens_per_s"] * s["bytes"] / (1e9 * own["read_gb_s"]) for s, own in zip(samples, ours)]
 
 
 def system(key):
@@ -194,24 +234,31 @@ def system(key):
 
 def summarize(samples, options):
     """The document that goes to NAME.json: every system's results, and every pair's comparison."""
-    systems = []
-    for key, tests in samples.items():
-        for (phase, tokens), rounds in tests.items():
-            systems.append({
-                "system": system(key), "program": key[0], "variant": key[1], "phase": phase, "tokens": tokens,
-                "bits_per_weight": rounds[0]["bits_per_weight"], "bytes_per_token": rounds[0]["bytes"],
-                "tokens_per_s": spread(s["tokens_per_s"] for s in rounds),
-                "share_of_read": spread(shares(key, (phase, tokens), samples)), "samples": rounds,
-            })
-    ours = [s for key, tests in samples.items() if key[0] == "microscale" for rounds in tests.values() for s in rounds]
+    # What is compared twice has samples of both, but for prefill, where they are the same.
+    systems = {}
+    for pair, programs_of_pair in samples.items():
+        for key, rounds in programs_of_pair.items():
+            entry = systems.setdefault((key, pair.phase, pair.tokens), {"samples": [], "shares": []})
+            if pair.phase == "decode" or not entry["samples"]:
+                entry["samples"] += rounds
+                entry["shares"] += shares(rounds, programs_of_pair["microscale", pair.recipe])
+    systems = [
+        {
+            "system": system(key), "program": key[0], "variant": key[1], "phase": phase, "tokens": tokens,
+            "bits_per_weight": entry["samples"][0]["bits_per_weight"], "bytes_per_token": entry["samples"][0]["bytes"],
+            "tokens_per_s": spread(s["tokens_per_s"] for s in entry["samples"]),
+            "share_of_read": spread(entry["shares"]), "samples": entry["samples"],
+        }
+        for (key, phase, tokens), entry in systems.items()
+    ]
+    ours = [s for entry in systems if entry["program"] == "microscale" for s in entry["samples"]]
     comparisons = []
     for pair in options.pairs:
-        test = pair.phase, pair.tokens
-        mine = [s["tokens_per_s"] for s in samples["microscale", pair.recipe][test]]
+        mine = [s["tokens_per_s"] for s in samples[pair]["microscale", pair.recipe]]
         rows = []
         for build in options.llama:
             for rival in pair.rivals:
-                other = [s["tokens_per_s"] for s in samples[build, rival][test]]
+                other = [s["tokens_per_s"] for s in samples[pair][build, rival]]
                 rows.append({
                     "build": build, "variant": rival, "system": system((build, rival)), "tokens_per_s": spread(other),
                     "ratio_of_medians": statistics.median(mine) / statistics.median(other),
@@ -225,7 +272,7 @@ def summarize(samples, options):
             "system": system(("microscale", pair.recipe)), "tokens_per_s": spread(mine), "rivals": rows,
         })
     return {
-        "rounds": options.rounds, "threads": options.threads, "prefill_logits": options.logits,
+        "rounds": options.rounds, "turns": options.turns, "threads": options.threads, "prefill_logits": options.logits,
         "machine": ours[0]["machine"], "cores": os.cpu_count(),
         "read_gb_s": spread(s["read_gb_s"] for s in ours), "bf16_gflop_s": spread(s["bf16_gflop_s"] for s in ours),
         "comparisons": comparisons, "systems": systems,
@@ -242,10 +289,11 @@ def cell(rates):
 
 def markdown(document):
     """The table: a row for each pair and rival; the fastest rival of a pair is bold, and is the one that counts."""
-    rounds, threads, machine = document["rounds"], document["threads"], document["machine"]
+    rounds, turns, threads, machine = (document[key] for key in ("rounds", "turns", "threads", "machine"))
     logits = {"last": "the last token", "all": "every token"}[document["prefill_logits"]]
     lines = [
-        f"Tokens per second: median (least–most) of {rounds} rounds in turn, {threads} threads, "
+        f"Tokens per second: median (least–most), of {turns} turns where tokens are decoded, else of {rounds} rounds; "
+        f"{threads} threads, "
         f"{machine.get('cpu', 'unknown CPU')}, {machine.get('isa', 'unknown instruction set')}; prefill with the logits "
         f"of {logits} (llama.cpp); read bandwidth {cell(document['read_gb_s'])} GB/s, bf16 "
         f"{cell(document['bf16_gflop_s'])} GFLOP/s. Bold is the fastest rival.",
@@ -292,14 +340,15 @@ def main():
                         help="a build's name and the folder of its llama-bench (may be repeated)")
     parser.add_argument("--out", type=Path, required=True, metavar="NAME", help="writes NAME.json and NAME.md")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=15, help="of each pair that decodes")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--logits", choices=("last", "all"), default="last", help="of which tokens prefill computes them")
     parser.add_argument("--only", choices=("decode", "prefill"), help="leave the other phase out")
     parser.add_argument("--prompt", type=int, choices=sorted({p.tokens for p in PAIRS if p.phase == "prefill"}),
                         help="prefill of so many tokens only")
     options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds is at least 1")
+    if options.rounds < 1 or options.turns < 1:
+        parser.error("--rounds and --turns are at least 1")
     options.llama = dict(options.llama)
     options.pairs = [
         pair for pair in PAIRS

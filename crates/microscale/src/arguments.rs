@@ -156,6 +156,9 @@ pub(crate) struct Bench {
     /// How often each is timed, after a warm-up.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) repetitions: u32,
+    /// Wait for a line on standard input before each repetition: to take turns with another program.
+    #[arg(long)]
+    pub(crate) step: bool,
     /// Threads. Default: one per core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,

@@ -99,21 +99,36 @@ pub struct Timing {
     pub bits_per_weight: f64,
 }
 
-/// Times all runs of a plan on one model; `peaks` measures the machine between repetitions, `progress` hears of every
-/// repetition and its seconds.
+/// Says what the machine can do, before and after every repetition, and hears of each.
+pub trait Watch {
+    /// What measuring may end with.
+    type Error: From<Error>;
+
+    /// A repetition is about to begin.
+    ///
+    /// # Errors
+    /// Peaks that cannot be measured.
+    fn before(&mut self) -> Result<Peaks, Self::Error>;
+
+    /// A repetition of this run took so many seconds.
+    ///
+    /// # Errors
+    /// Peaks that cannot be measured.
+    fn after(&mut self, run: Run, seconds: f64) -> Result<Peaks, Self::Error>;
+}
+
+/// Times all runs of a plan on one model, each a number of times.
 ///
 /// # Errors
-/// A run without tokens, or one longer than the model's rotary embedding allows; those of `peaks`.
-pub fn measure<B: Backend, E: From<Error>>(
+/// A run without tokens, or one longer than the model's rotary embedding allows; those of `watch`.
+pub fn measure<B: Backend, W: Watch>(
     model: &Llama<B>,
     recipe: &Recipe,
     plan: &Plan,
-    peaks: &mut dyn FnMut() -> Result<Peaks, E>,
-    progress: &mut dyn FnMut(Run, f64),
-) -> Result<Vec<Timing>, E> {
+    watch: &mut W,
+) -> Result<Vec<Timing>, W::Error> {
     let (config, size) = (model.config(), PackedSize::of(model.config(), recipe));
     let mut timings = Vec::new();
-    let mut before = None;
     for run in plan.runs() {
         if run.tokens == 0 {
             let reason = format!("{run}: there is nothing to time without a token");
@@ -124,12 +139,9 @@ pub fn measure<B: Backend, E: From<Error>>(
         time(model, warm_up)?;
         let mut repetitions = Vec::new();
         for _ in 0..plan.repetitions {
-            let first = before.take().map_or_else(&mut *peaks, Ok)?;
+            let before = watch.before()?;
             let seconds = time(model, run)?;
-            progress(run, seconds);
-            let second = peaks()?;
-            repetitions.push(Repetition { seconds, peaks: first.mean(second) });
-            before = Some(second);
+            repetitions.push(Repetition { seconds, peaks: before.mean(watch.after(run, seconds)?) });
         }
         timings.push(Timing {
             run,

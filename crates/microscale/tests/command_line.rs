@@ -1,7 +1,8 @@
 //! The binary as a user meets it: exit codes, where output goes, and what bad input is told.
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -273,6 +274,31 @@ fn a_bench_as_json() {
         assert_eq!(result["model"], "demo");
     }
     assert_eq!((&results[2]["bits_per_weight"], &results[5]["bits_per_weight"]), (&6.25.into(), &16.0.into()));
+}
+
+#[test]
+fn a_bench_waits_for_its_turn() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_microscale"))
+        .args(["bench", "demo", "--decode", "2", "--repetitions", "3", "--step", "--format", "csv"])
+        .env_remove("MICROSCALE_ISA")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, mut lines) =
+        (child.stdin.take().unwrap(), BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap));
+    assert!(lines.next().unwrap().contains("loaded in"));
+    for turn in ["first", "second"] {
+        assert!(child.try_wait().unwrap().is_none(), "{turn}: it waits");
+        writeln!(input).unwrap();
+        assert!(lines.next().unwrap().contains("decode 2"), "{turn}");
+    }
+    // Without anybody to wait for it goes on.
+    drop(input);
+    assert!(lines.next().unwrap().contains("decode 2") && lines.next().is_none());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && String::from_utf8(output.stdout).unwrap().lines().count() == 2);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, bail};
-use microscale::bench::{Entry, Machine, Plan, Report, measure};
+use anyhow::{Context, Result, anyhow, bail};
+use microscale::bench::{Entry, Machine, Peaks, Plan, Report, Run, Watch, measure};
 use microscale_model::{Checkpoint, Config, PackedSize, RandomWeights, Recipe, Shape, TensorSource};
 
 use super::inspect::size;
@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: &Bench) -> Result<ExitCode> {
     recipes.iter().try_for_each(|recipe| check_memory(&subject, recipe))?;
     let mut results = Vec::new();
     for recipe in &recipes {
-        results.extend(measured(&engine, &subject, recipe, &plan)?);
+        results.extend(measured(&engine, &subject, recipe, &plan, arguments.step)?);
     }
     let machine = Machine { cpu: machine::cpu(), isa: engine.isa().name().to_owned(), threads: engine.threads() };
     let report = Report { machine, results };
@@ -136,24 +136,16 @@ fn check_memory(subject: &Subject, recipe: &Recipe) -> Result<()> {
 }
 
 /// Loads the model under a recipe, times it and lets go of it.
-fn measured(engine: &Engine, subject: &Subject, recipe: &Recipe, plan: &Plan) -> Result<Vec<Entry>> {
+fn measured(engine: &Engine, subject: &Subject, recipe: &Recipe, plan: &Plan, step: bool) -> Result<Vec<Entry>> {
     let counted = machine::reset_peak_memory();
     let start = Instant::now();
     let model = engine.load(subject.source(), recipe)?;
     let load_s = start.elapsed().as_secs_f64();
     eprintln!("{}, {}: loaded in {load_s:.1} s", subject.name(), recipe.name);
-    let mut memory = None;
-    let mut peaks = || {
-        // What measuring takes is not the model's.
-        memory = memory.max(machine::peak_memory());
-        let peaks = engine.peaks();
-        machine::reset_peak_memory();
-        peaks
-    };
-    let timings = measure(&model, recipe, plan, &mut peaks, &mut |run, seconds| {
-        eprintln!("{}, {}: {run}: {:.1} tokens/s", subject.name(), recipe.name, run.tokens as f64 / seconds);
-    })?;
-    let peak_memory_bytes = memory.filter(|_| counted);
+    let title = format!("{}, {}", subject.name(), recipe.name);
+    let mut watcher = Watcher { engine, title, step, latest: None, memory: None };
+    let timings = measure(&model, recipe, plan, &mut watcher)?;
+    let peak_memory_bytes = watcher.memory.filter(|_| counted);
     let entry = |timing| Entry {
         model: subject.name().to_owned(),
         recipe: recipe.name.clone(),
@@ -162,4 +154,44 @@ fn measured(engine: &Engine, subject: &Subject, recipe: &Recipe, plan: &Plan) ->
         peak_memory_bytes,
     };
     Ok(timings.into_iter().map(entry).collect())
+}
+
+/// Measures the machine between repetitions, and writes of each.
+struct Watcher<'a> {
+    engine: &'a Engine,
+    title: String,
+    /// Whether a repetition waits for a line of standard input.
+    step: bool,
+    /// Peaks after the repetition before.
+    latest: Option<Peaks>,
+    /// The most the process held, measuring not counted.
+    memory: Option<u64>,
+}
+
+impl Watcher<'_> {
+    fn peaks(&mut self) -> Result<Peaks> {
+        self.memory = self.memory.max(machine::peak_memory());
+        let peaks = self.engine.peaks();
+        machine::reset_peak_memory();
+        peaks
+    }
+}
+
+impl Watch for Watcher<'_> {
+    type Error = anyhow::Error;
+
+    fn before(&mut self) -> Result<Peaks> {
+        let latest = self.latest.take().filter(|_| !self.step);
+        if self.step && std::io::stdin().read_line(&mut String::new()).context("standard input")? == 0 {
+            self.step = false; // nobody is there any more
+        }
+        latest.map_or_else(|| self.peaks(), Ok)
+    }
+
+    fn after(&mut self, run: Run, seconds: f64) -> Result<Peaks> {
+        let peaks = self.peaks()?;
+        eprintln!("{}: {run}: {:.1} tokens/s", self.title, run.tokens as f64 / seconds);
+        self.latest = Some(peaks);
+        Ok(peaks)
+    }
 }
