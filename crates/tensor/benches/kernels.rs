@@ -136,6 +136,15 @@ fn activation(bencher: Bencher<'_, '_>, name: &str) {
         .bench_local(|| black_box(cpu.operand(black_box(&x), format(name))));
 }
 
+/// The same of one row, 32 times: what lies between the products of a token.
+#[divan::bench(args = FORMATS, sample_count = 100)]
+fn activation_row(bencher: Bencher<'_, '_>, name: &str) {
+    let (cpu, x, count) = (cpu(), random(1, 8192), 32);
+    bencher.counter(BytesCount::new(count * 2 * x.values().len())).bench_local(|| {
+        cpu.session(|| (0..count).for_each(|_| drop(black_box(cpu.operand(black_box(&x), format(name))))));
+    });
+}
+
 /// A weight, to packed codes and scales.
 #[divan::bench(args = FORMATS, sample_count = 20)]
 fn weight(bencher: Bencher<'_, '_>, name: &str) {

@@ -71,26 +71,32 @@ impl<S: Simd> Integers<S> {
 /// [`StepIntegers::halves`] and [`StepIntegers::starts`] of signed words.
 #[inline(always)]
 fn halves<S: Simd>(simd: S, words: S::Pairs) -> ([[u32; QUADS]; 2], [i32; 2]) {
-    let byte = simd.splat_pairs(0xFF);
     let (even, odd) = (simd.and(words, simd.splat_pairs(0xFFFF)), simd.shift_right(words, 16));
+    let (lower, lower_start) = bytes_of_pairs(simd, [even, odd]);
     // What is above the lower byte, which stands for 256 less where its top bit is set.
-    let upper = [even, odd].map(
-        #[inline(always)]
-        |words| simd.and(simd.shift_right(simd.add_bits(words, simd.splat_pairs(0x80)), 8), byte),
-    );
-    let lower = [simd.and(even, byte), simd.and(odd, byte)];
-    let (mut quads, mut starts) = ([[0; QUADS]; 2], [0; 2]);
-    for ((quads, start), [even, odd]) in quads.iter_mut().zip(&mut starts).zip([lower, upper]) {
-        let mut pairs = [0; LANES];
-        simd.store_pairs(simd.or(even, simd.shift_left(odd, 16)), &mut pairs);
-        const { assert!(matches!(ORDER, [0, 2, 1, 3])) };
-        for (quad, [first, second]) in quads.iter_mut().zip(pairs.as_chunks().0) {
-            *quad = first | second << 8;
-        }
-        let sum: i32 = quads.iter().flat_map(|quad| quad.to_le_bytes()).map(|byte| i32::from(byte.cast_signed())).sum();
-        *start = -BYTE_BIAS * sum;
+    let half = simd.splat_pairs(0x80);
+    let even = simd.shift_right(simd.add_bits(even, half), 8);
+    let odd = simd.shift_right(simd.add_bits(odd, half), 8);
+    let (upper, upper_start) = bytes_of_pairs(simd, [even, odd]);
+    ([lower, upper], [lower_start, upper_start])
+}
+
+/// The lowest bytes of even and odd elements by fours in their [`ORDER`], and what sums of their products have to start with.
+#[inline(always)]
+fn bytes_of_pairs<S: Simd>(simd: S, [even, odd]: [S::Pairs; 2]) -> ([u32; QUADS], i32) {
+    let byte = simd.splat_pairs(0xFF);
+    let both = simd.or(simd.and(even, byte), simd.shift_left(simd.and(odd, byte), 16));
+    let (mut pairs, mut quads) = ([0; LANES], [0; QUADS]);
+    simd.store_pairs(both, &mut pairs);
+    const { assert!(matches!(ORDER, [0, 2, 1, 3])) };
+    for (quad, [first, second]) in quads.iter_mut().zip(pairs.as_chunks().0) {
+        *quad = first | second << 8;
     }
-    (quads, starts)
+    // Signed bytes are 128 less than what they are with their top bit flipped.
+    let flipped = simd.and(simd.add_bits(both, simd.splat_pairs(0x0080_0080)), simd.splat_pairs(0x00FF_00FF));
+    simd.store_pairs(flipped, &mut pairs);
+    let sum: u32 = pairs.iter().sum();
+    (quads, BYTE_BIAS * (128 * 2 * LANES as i32 - (sum & 0xFFFF) as i32 - (sum >> 16) as i32))
 }
 
 #[inline(always)]

@@ -285,12 +285,15 @@ impl Tile {
                 continue;
             }
             for (s, lanes) in lanes.chunks(self.stride).enumerate() {
-                let mut powers = group_powers;
-                if together > 1 {
-                    powers = [1.0; TILE];
-                    powers[..rows].copy_from_slice(&group_powers[s * self.stride..][..rows]);
+                // Of few rows one by one, as they are read: what reads a vector right after a part of it was written waits for that.
+                let own = &group_powers[s * self.stride..][..rows];
+                let mut worth = [unit; TILE];
+                if together == 1 {
+                    worth = group_powers.map(|power| unit * power);
+                } else {
+                    own.iter().zip(&mut worth).for_each(|(&power, worth)| *worth = unit * power);
                 }
-                let units = if scaled { powers.map(|power| unit * power) } else { [unit; TILE] };
+                let units = if scaled { &worth } else { &[unit; TILE] };
                 if checked {
                     let mut norms = [0.0; TILE];
                     for r in 0..rows {
@@ -299,11 +302,14 @@ impl Tile {
                     self.norms.push(norms);
                 }
                 if uses.bytes || uses.words {
-                    let worth = powers.map(|power| unit * power);
-                    self.write_integers(simd, (group * together + s, lanes), (&units, &worth), uses);
+                    self.write_integers(simd, (group * together + s, lanes), (units, &worth), uses);
                 }
-                if !scaled {
-                    self.powers.push(powers);
+                if !scaled && together == 1 {
+                    self.powers.push(group_powers);
+                } else if !scaled {
+                    self.powers.push([1.0; TILE]);
+                    let to = self.powers.last_mut().into_iter().flatten();
+                    own.iter().zip(to).for_each(|(&power, to)| *to = power);
                 }
             }
         }
