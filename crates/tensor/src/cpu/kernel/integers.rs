@@ -72,18 +72,18 @@ impl<S: Simd> Integers<S> {
 #[inline(always)]
 fn halves<S: Simd>(simd: S, words: S::Pairs) -> ([[u32; QUADS]; 2], [i32; 2]) {
     let (even, odd) = (simd.and(words, simd.splat_pairs(0xFFFF)), simd.shift_right(words, 16));
-    let (lower, lower_start) = bytes_of_pairs(simd, [even, odd]);
+    let (lower, lower_sum) = low_bytes(simd, [even, odd]);
     // What is above the lower byte, which stands for 256 less where its top bit is set.
     let half = simd.splat_pairs(0x80);
     let even = simd.shift_right(simd.add_bits(even, half), 8);
     let odd = simd.shift_right(simd.add_bits(odd, half), 8);
-    let (upper, upper_start) = bytes_of_pairs(simd, [even, odd]);
-    ([lower, upper], [lower_start, upper_start])
+    let (upper, upper_sum) = low_bytes(simd, [even, odd]);
+    ([lower, upper], [-BYTE_BIAS * lower_sum, -BYTE_BIAS * upper_sum])
 }
 
-/// The lowest bytes of even and odd elements by fours in their [`ORDER`], and what sums of their products have to start with.
+/// The lowest bytes of even and odd elements, signed, by fours in their [`ORDER`], and their sum.
 #[inline(always)]
-fn bytes_of_pairs<S: Simd>(simd: S, [even, odd]: [S::Pairs; 2]) -> ([u32; QUADS], i32) {
+fn low_bytes<S: Simd>(simd: S, [even, odd]: [S::Pairs; 2]) -> ([u32; QUADS], i32) {
     let byte = simd.splat_pairs(0xFF);
     let both = simd.or(simd.and(even, byte), simd.shift_left(simd.and(odd, byte), 16));
     let (mut pairs, mut quads) = ([0; LANES], [0; QUADS]);
@@ -96,7 +96,7 @@ fn bytes_of_pairs<S: Simd>(simd: S, [even, odd]: [S::Pairs; 2]) -> ([u32; QUADS]
     let flipped = simd.and(simd.add_bits(both, simd.splat_pairs(0x0080_0080)), simd.splat_pairs(0x00FF_00FF));
     simd.store_pairs(flipped, &mut pairs);
     let sum: u32 = pairs.iter().sum();
-    (quads, BYTE_BIAS * (128 * 2 * LANES as i32 - (sum & 0xFFFF) as i32 - (sum >> 16) as i32))
+    (quads, (sum & 0xFFFF) as i32 + (sum >> 16) as i32 - 128 * 2 * LANES as i32)
 }
 
 #[inline(always)]
@@ -138,18 +138,8 @@ pub(super) fn step_bytes<S: Simd>(simd: S, elements: &Lanes, unit: f32, worth: f
 #[inline(always)]
 fn bytes_of_floats<S: Simd>(simd: S, elements: S::Pairs, units: f32) -> ([u32; QUADS], i32) {
     let [even, odd] = simd.floats(elements);
-    let (even, odd) = (simd.mul(even, simd.splat(units)), simd.mul(odd, simd.splat(units)));
-    let byte = simd.splat_pairs(0xFF);
-    let (low, high) = (simd.and(low_bits(simd, even), byte), simd.and(low_bits(simd, odd), byte));
-    let mut pairs = [0; LANES];
-    simd.store_pairs(simd.or(low, simd.shift_left(high, 8)), &mut pairs);
-    let mut quads = [0; QUADS];
-    for (quad, [first, second]) in quads.iter_mut().zip(pairs.as_chunks().0) {
-        const { assert!(matches!(ORDER, [0, 2, 1, 3])) };
-        *quad = first & 0xFF | (second & 0xFF) << 8 | (first & 0xFF00) << 8 | (second & 0xFF00) << 16;
-    }
-    // The sum of so few so small whole numbers is exact in f32.
-    (quads, simd.total(simd.add(even, odd)) as i32)
+    let units = simd.splat(units);
+    low_bytes(simd, [low_bits(simd, simd.mul(even, units)), low_bits(simd, simd.mul(odd, units))])
 }
 
 /// Elements that are multiples of `unit`, each below 2^15 of it, as integers, two to a pair as their bf16 values are.
