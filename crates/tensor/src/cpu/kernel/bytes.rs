@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::integers::add_exact;
+use super::integers::{FEWER, add_exact};
 use super::product::{HALF, Totals};
 use super::sides::{PANEL, StepBytes, TILE, XTile};
 use crate::cpu::simd::IntegerProducts;
@@ -24,39 +24,80 @@ pub(super) struct BytePanel<'a> {
 }
 
 /// Adds the products of a tile's first `rows` rows with a pair of panels over `steps` to their totals. The panels begin with the
-/// first of these steps. Rows that complete a half are computed with the others.
+/// first of these steps. Rows that complete some are computed with the others. The sums of so many
+/// [quads](super::extent::quads_in_short) are small.
 #[inline(always)]
 pub(super) fn multiply_bytes<S: IntegerProducts>(
     simd: S,
     (x, rows): (&XTile<'_>, usize),
-    w: &[BytePanel<'_>; 2],
+    (w, quads): (&[BytePanel<'_>; 2], usize),
+    steps: Range<usize>,
+    totals: &mut Totals<2>,
+) {
+    if S::ROWS >= HALF {
+        return add::<S, HALF, 2, QUADS>(simd, (x, rows), (w, 0), steps, totals);
+    }
+    for p in 0..2 {
+        let (w, steps) = ((std::array::from_ref(&w[p]), p), steps.clone());
+        match quads {
+            QUADS => add::<S, FEWER, 1, QUADS>(simd, (x, rows), w, steps, totals),
+            2.. => add::<S, FEWER, 1, 2>(simd, (x, rows), w, steps, totals),
+            _ => add::<S, FEWER, 1, 1>(simd, (x, rows), w, steps, totals),
+        }
+    }
+}
+
+/// The same with `P` panels, from `panel` of the totals on, `R` rows and `Q` quads at a time.
+#[inline(always)]
+fn add<S: IntegerProducts, const R: usize, const P: usize, const Q: usize>(
+    simd: S,
+    (x, rows): (&XTile<'_>, usize),
+    (w, panel): (&[BytePanel<'_>; P], usize),
     steps: Range<usize>,
     totals: &mut Totals<2>,
 ) {
     let all: &[[StepBytes; TILE]] = x.bytes[steps.start * TILE..steps.end * TILE].as_chunks().0;
     for (step, rows_of_step) in all.iter().enumerate() {
-        for half in (0..rows.min(TILE)).step_by(HALF) {
-            let rows: &[StepBytes; HALF] = rows_of_step[half..].first_chunk().expect("a tile has two halves");
+        for first in (0..rows.min(TILE)).step_by(R) {
+            let rows: &[StepBytes; R] = rows_of_step[first..].first_chunk().expect("a tile has whole groups of rows");
             if let Some(next) = all.get(step + 1) {
-                next[half..half + HALF].iter().for_each(
+                next[first..first + R].iter().for_each(
                     #[inline(always)]
                     |row| simd.fetch(row),
                 );
             }
-            let totals = totals.half(half);
-            let mut sums = [[simd.start(0); 2]; HALF];
-            for r in 0..HALF {
-                sums[r] = [simd.start(rows[r].start); 2];
+            let mut sums = [[simd.start(0); P]; R];
+            for r in 0..R {
+                sums[r] = [simd.start(rows[r].start); P];
             }
-            for quad in 0..QUADS {
-                let w = [simd.load_pairs(&w[0].steps[step][quad].0), simd.load_pairs(&w[1].steps[step][quad].0)];
-                for r in 0..HALF {
-                    for p in 0..2 {
-                        sums[r][p] = simd.dot_bytes(rows[r].quads[quad], w[p], sums[r][p]);
+            for begin in (0..QUADS).step_by(Q) {
+                let mut short = [[simd.short(sums[0][0]); P]; R];
+                for r in 0..R {
+                    for p in 0..P {
+                        short[r][p] = simd.short(sums[r][p]);
+                    }
+                }
+                for quad in begin..begin + Q {
+                    let mut lanes = [simd.splat_pairs(0); P];
+                    for p in 0..P {
+                        lanes[p] = simd.load_pairs(&w[p].steps[step][quad].0);
+                    }
+                    for r in 0..R {
+                        for p in 0..P {
+                            short[r][p] = simd.dot_bytes_short(rows[r].quads[quad], lanes[p], short[r][p]);
+                        }
+                    }
+                }
+                for r in 0..R {
+                    for p in 0..P {
+                        sums[r][p] = simd.long(short[r][p], sums[r][p]);
                     }
                 }
             }
-            let units = [&w[0].units[step], &w[1].units[step]];
+            let mut units = [&w[0].units[step]; P];
+            for p in 0..P {
+                units[p] = &w[p].units[step];
+            }
             add_exact(
                 simd,
                 sums,
@@ -65,7 +106,7 @@ pub(super) fn multiply_bytes<S: IntegerProducts>(
                     |r| rows[r].unit,
                     units,
                 ),
-                totals,
+                (&mut totals.0[first..first + R], panel),
             );
         }
     }

@@ -4,7 +4,8 @@ use microscale_formats::{ElementFormat, INT8};
 
 use super::sides::STEP;
 use crate::BlockFormat;
-use crate::cpu::simd::{LANES, Simd, scalar};
+use crate::cpu::simd::codes::{BYTE_BIAS, QUADS};
+use crate::cpu::simd::{Isa, LANES, Simd, scalar};
 
 /// More than what rounding can take from a norm.
 pub(super) const ROUND_UP: f32 = 1.0 + 1e-5;
@@ -183,6 +184,19 @@ pub(in crate::cpu) fn ratio(element: ElementFormat) -> f32 {
 /// a power of two, and exact in f32 up to 2^24.
 pub(in crate::cpu) fn always_exact(ratio: f32, other: f32) -> bool {
     ratio * other <= ((1 << 24) / STEP) as f32
+}
+
+/// Of how many quads of a step the sums of products fit [`Short`](crate::cpu::simd::IntegerProducts::Short), where integers
+/// up to one ratio are multiplied by bytes that stand for integers up to the other.
+pub(in crate::cpu) fn quads_in_short(isa: Isa, ratio: f32, bytes: f32) -> usize {
+    // Every quad adds two products to each.
+    let both = 2.0 * ratio * (BYTE_BIAS as f32 + bytes);
+    ((isa.largest_short() as f32 / both) as usize).min(QUADS)
+}
+
+/// Whether integers of a format, if small, can be multiplied by any bytes.
+pub(in crate::cpu) fn fits_short(isa: Isa, element: ElementFormat) -> bool {
+    quads_in_short(isa, ratio(element), BYTE_BIAS as f32) > 0
 }
 
 /// The [`WPanel::limit`](super::sides::WPanel::limit) of elements with this norm, in units of the smallest of their format.

@@ -6,7 +6,6 @@
 use microscale_formats::ElementFormat;
 
 use super::extent::{ROUND_UP, ratio};
-use super::product::HALF;
 use super::sides::{PANEL, StepBytes, StepIntegers};
 use crate::cpu::simd::codes::{BYTE_BIAS, ORDER, QUADS};
 use crate::cpu::simd::tiles::Lanes;
@@ -104,21 +103,25 @@ fn low_bits<S: Simd>(simd: S, x: S::F32) -> S::Pairs {
     simd.bits(simd.add(x, simd.splat(SHIFT)))
 }
 
-/// Adds the exact sums of half a tile's rows by two panels to their totals. Those of row r are in units of `unit(r)`, and of
-/// their panel's.
+/// Rows whose sums of integers with a panel fit the registers of a machine that has few of them.
+pub(super) const FEWER: usize = 4;
+
+/// Adds the exact sums of some rows by `P` panels to their totals, of panels from `panel` on. Those of row r are in units of
+/// `unit(r)`, and of their panel's.
 #[inline(always)]
-pub(super) fn add_exact<S: IntegerProducts>(
+pub(super) fn add_exact<S: IntegerProducts, const R: usize, const P: usize>(
     simd: S,
-    sums: [[S::I32; 2]; HALF],
-    (unit, units): (impl Fn(usize) -> f32, [&[f32; PANEL]; 2]),
-    totals: &mut [[[f32; PANEL]; 2]; HALF],
+    sums: [[S::I32; P]; R],
+    (unit, units): (impl Fn(usize) -> f32, [&[f32; PANEL]; P]),
+    (totals, panel): (&mut [[[f32; PANEL]; 2]], usize),
 ) {
-    for p in 0..2 {
+    for p in 0..P {
         let units = simd.load(units[p]);
-        for r in 0..HALF {
+        for r in 0..R {
             let unit = simd.mul(units, simd.splat(unit(r)));
-            let total = simd.fma(simd.float(sums[r][p]), unit, simd.load(&totals[r][p]));
-            simd.store(total, &mut totals[r][p]);
+            let to = &mut totals[r][panel + p];
+            let total = simd.fma(simd.float(sums[r][p]), unit, simd.load(to));
+            simd.store(total, to);
         }
     }
 }

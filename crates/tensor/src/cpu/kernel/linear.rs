@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::bf16::copy;
 use super::bytes::multiply_bytes;
-use super::extent::always_exact;
+use super::extent::{always_exact, quads_in_short};
 use super::floats::{FloatRow, FloatTile, multiply_floats, take_apart};
 use super::operand::Operand;
 use super::panels::{Panels, Scratch};
@@ -146,8 +146,8 @@ pub(super) struct Product<'a> {
 enum Way {
     /// Matrix tiles, where sums are exact in whatever order; rows whose sums may not be go another way.
     Tiles(Tiles),
-    /// Integers of 8 bits, likewise.
-    Bytes,
+    /// Integers of 8 bits, likewise; the sums of so many [quads](quads_in_short) are small.
+    Bytes { quads: usize },
     /// Integers of 16 bits, likewise.
     Words,
     /// f32, where there is no instruction for pairs of bf16.
@@ -179,7 +179,7 @@ impl<'a> Product<'a> {
                 && packed.is_some_and(|p| p.table.bytes.is_some())
                 && tiles.iter().all(|(x, _)| !x.bytes.is_empty()) =>
             {
-                Way::Bytes
+                Way::Bytes { quads: quads_in_short(isa, x.ratio(), packed.map_or(f32::INFINITY, |p| p.ratio)) }
             }
             _ if many_steps
                 && fast
@@ -191,7 +191,7 @@ impl<'a> Product<'a> {
             _ if fast && x.rows > FEW && chunk.is_multiple_of(STEP) && !isa.dots_pairs() => Way::Floats,
             _ => Way::Pairs,
         };
-        if !matches!(way, Way::Bytes) {
+        if !matches!(way, Way::Bytes { .. }) {
             tiles.iter_mut().zip(x.pairs(isa)).for_each(|((tile, _), pairs)| tile.lanes = pairs);
         }
         Product { rows: x.rows, k: x.k, chunk, tiles, w, bias, way }
@@ -216,11 +216,11 @@ impl<'a> Product<'a> {
                     });
                 });
             }
-            Way::Bytes => dispatch_integers!(
+            Way::Bytes { quads } => dispatch_integers!(
                 isa,
                 simd => {
                     self.strip_by(simd, INTEGER_ELEMENTS, strip, room, #[inline(always)] |block, pairs, room| {
-                        self.add_bytes(simd, block, pairs, room);
+                        self.add_bytes(simd, quads, block, pairs, room);
                     });
                 },
                 unreachable!("operands have bytes only where there are products of integers")
@@ -342,6 +342,7 @@ impl<'a> Product<'a> {
     fn add_bytes<S: IntegerProducts>(
         &self,
         simd: S,
+        quads: usize,
         &Block { tiles, rows, ref span }: &Block<'_>,
         pairs: Range<usize>,
         Room { decoded: [[first, second], ..], totals, .. }: &mut Room,
@@ -358,7 +359,7 @@ impl<'a> Product<'a> {
                 if span.start == 0 {
                     totals[t] = Totals::ZERO;
                 }
-                multiply_bytes(simd, (x, rows - t * TILE), &w, steps.clone(), &mut totals[t]);
+                multiply_bytes(simd, (x, rows - t * TILE), (&w, quads), steps.clone(), &mut totals[t]);
             }
         }
     }

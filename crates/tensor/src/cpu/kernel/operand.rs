@@ -6,7 +6,7 @@ use half::bf16;
 use microscale_formats::{E2M1, ElementFormat};
 use rayon::prelude::*;
 
-use super::extent::{Extent, Magnitudes, ScaleRange, always_exact, ratio};
+use super::extent::{Extent, Magnitudes, ScaleRange, always_exact, fits_short, ratio};
 use super::integers::{Integers, are_moderate, step_bytes, step_words};
 use super::linear::{FEW, TILES_RATIO};
 use super::quantize::Quantizer;
@@ -93,14 +93,14 @@ impl Operand {
         let (rows, k) = (x.rows(), x.columns());
         let few = rows <= FEW;
         let integers = isa.has_integer_products();
+        let as_bytes = format.is_some_and(|f| is_small_integer(f.element) && fits_short(isa, f.element));
         let uses = Uses {
             norms_beside: if isa.tiles().is_some() && !few { TILES_RATIO } else { 0.0 },
-            bytes: integers && few || isa.dots_bytes() && isa.tiles().is_none(),
+            bytes: as_bytes && (integers && few || isa.dots_bytes() && isa.tiles().is_none()),
             // Of many rows where they are more than pairs of bf16 and less than bytes, and sums with some formats exact.
             words: integers && few
                 || isa.dots_words_only()
-                    && format
-                        .is_some_and(|f| !is_small_integer(f.element) && always_exact(ratio(f.element), ratio(E2M1))),
+                    && format.is_some_and(|f| !as_bytes && always_exact(ratio(f.element), ratio(E2M1))),
         };
         let quantizer = format.map(Quantizer::new);
         let mut tiles = SPARE.take(rows.div_ceil(TILE));

@@ -310,7 +310,7 @@ impl Packed {
         BytePanel { steps: &scratch.bytes, units: &scratch.powers }
     }
 
-    /// The same to integers of 16 bits, where the format is one of 4 or 6 bits.
+    /// The same to integers of 16 bits, where the format has [some](CodeTable::integers).
     #[inline(always)]
     pub(super) fn word_panel<'a, S: IntegerProducts>(
         &'a self,
@@ -321,7 +321,8 @@ impl Packed {
     ) -> WordPanel<'a> {
         match self.bits {
             4 => self.decode_words::<S, 4>(simd, panel, steps.clone(), scratch),
-            _ => self.decode_words::<S, 6>(simd, panel, steps.clone(), scratch),
+            6 => self.decode_words::<S, 6>(simd, panel, steps.clone(), scratch),
+            _ => self.decode_words::<S, 8>(simd, panel, steps.clone(), scratch),
         }
         self.load_scales(simd, panel, steps, self.unit, &mut scratch.powers);
         WordPanel { steps: &scratch.steps, units: &scratch.powers }
@@ -335,7 +336,7 @@ impl Packed {
         steps: Range<usize>,
         scratch: &mut Scratch,
     ) {
-        let table = self.table.integers.as_ref().expect("formats of 4 and 6 bits have integers");
+        let table = self.table.integers.as_ref().expect("words are taken of formats that have integers");
         scratch.steps.resize(steps.len(), ZERO);
         self.each_step::<S, _, BITS>(
             simd,

@@ -33,12 +33,6 @@ pub(in crate::cpu) struct Totals<const P: usize>(pub(in crate::cpu) [[[f32; PANE
 
 impl<const P: usize> Totals<P> {
     pub(in crate::cpu) const ZERO: Totals<P> = Totals([[[0.0; PANEL]; P]; TILE]);
-
-    /// The rows from `first`, 0 or [`HALF`], on.
-    #[inline(always)]
-    pub(super) fn half(&mut self, first: usize) -> &mut [[[f32; PANEL]; P]; HALF] {
-        self.0[first..].first_chunk_mut().expect("a tile has two halves")
-    }
 }
 
 impl<const P: usize> Default for Totals<P> {

@@ -7,8 +7,10 @@
 mod codes;
 
 use half::bf16;
+use microscale_formats::INT8;
 use rayon::prelude::*;
 
+use super::extent::fits_short;
 use super::linear::{FEW, Product, finish};
 use super::panels::GROUP;
 use super::sides::{PANEL, STEP};
@@ -135,7 +137,10 @@ impl Product<'_> {
             (Integers::Words, Some(4)) => {
                 self.rows(first, columns, Codes::<_, _, 4> { simd, product: self, kind: Words })
             }
-            (Integers::Words, _) => self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Words }),
+            (Integers::Words, Some(6)) => {
+                self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Words })
+            }
+            (Integers::Words, _) => self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind: Words }),
         }
     }
 
@@ -144,7 +149,9 @@ impl Product<'_> {
         let (x, table) = (&self.tiles[0].0, &self.w.as_packed()?.table);
         match (self.chunk, &table.bytes, &table.integers) {
             (STEP, Some(_), _) if !x.bytes.is_empty() => Some(Integers::Bytes),
-            (STEP, Some(_), _) if !x.integers.is_empty() && isa.dots_bytes() => Some(Integers::Halves),
+            (STEP, Some(_), _) if !x.integers.is_empty() && isa.dots_bytes() && fits_short(isa, INT8) => {
+                Some(Integers::Halves)
+            }
             (STEP, _, Some(_)) if !x.integers.is_empty() => Some(Integers::Words),
             _ => None,
         }

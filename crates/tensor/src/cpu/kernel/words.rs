@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::integers::add_exact;
+use super::integers::{FEWER, add_exact};
 use super::product::{HALF, Totals};
 use super::sides::{PANEL, TILE, XTile};
 use crate::cpu::simd::tiles::{Lanes, Step};
@@ -32,36 +32,59 @@ pub(super) fn multiply_words<S: IntegerProducts>(
     steps: Range<usize>,
     totals: &mut Totals<2>,
 ) {
+    if S::ROWS >= HALF {
+        add::<S, HALF, 2>(simd, (x, rows), (w, 0), steps, totals);
+    } else {
+        for p in 0..2 {
+            add::<S, FEWER, 1>(simd, (x, rows), (std::array::from_ref(&w[p]), p), steps.clone(), totals);
+        }
+    }
+}
+
+/// The same with `P` panels, from `panel` of the totals on, `R` rows at a time.
+#[inline(always)]
+fn add<S: IntegerProducts, const R: usize, const P: usize>(
+    simd: S,
+    (x, rows): (&XTile<'_>, usize),
+    (w, panel): (&[WordPanel<'_>; P], usize),
+    steps: Range<usize>,
+    totals: &mut Totals<2>,
+) {
     let all: &[Step] = x.words[steps.start * TILE..steps.end * TILE].as_chunks().0;
     for (step, (integers, units)) in all.iter().zip(&x.word_units[steps]).enumerate() {
-        for half in (0..rows.min(TILE)).step_by(HALF) {
-            let rows: &[Lanes; HALF] = integers[half..].first_chunk().expect("a tile has two halves");
+        for first in (0..rows.min(TILE)).step_by(R) {
+            let rows: &[Lanes; R] = integers[first..].first_chunk().expect("a tile has whole groups of rows");
             if let Some(next) = all.get(step + 1) {
-                next[half..half + HALF].iter().for_each(
+                next[first..first + R].iter().for_each(
                     #[inline(always)]
                     |row| simd.fetch(row),
                 );
             }
-            let totals = totals.half(half);
-            let mut sums = [[simd.start(0); 2]; HALF];
+            let mut sums = [[simd.start(0); P]; R];
             for pair in 0..LANES {
-                let w = [simd.load_pairs(&w[0].steps[step][pair].0), simd.load_pairs(&w[1].steps[step][pair].0)];
-                for r in 0..HALF {
-                    for p in 0..2 {
-                        sums[r][p] = simd.dot_integers(rows[r].0[pair], w[p], sums[r][p]);
+                let mut lanes = [simd.splat_pairs(0); P];
+                for p in 0..P {
+                    lanes[p] = simd.load_pairs(&w[p].steps[step][pair].0);
+                }
+                for r in 0..R {
+                    for p in 0..P {
+                        sums[r][p] = simd.dot_integers(rows[r].0[pair], lanes[p], sums[r][p]);
                     }
                 }
             }
-            let scales = [&w[0].units[step], &w[1].units[step]];
+            let mut scales = [&w[0].units[step]; P];
+            for p in 0..P {
+                scales[p] = &w[p].units[step];
+            }
             add_exact(
                 simd,
                 sums,
                 (
                     #[inline(always)]
-                    |r| units[half + r],
+                    |r| units[first + r],
                     scales,
                 ),
-                totals,
+                (&mut totals.0[first..first + R], panel),
             );
         }
     }

@@ -4,9 +4,9 @@ use std::arch::x86_64::*;
 
 use microscale_formats::E8M0;
 
-use super::codes::{self, CodeTable};
+use super::codes::{self, CodeTable, ORDER, PairTable};
 use super::scalar::Scalar;
-use super::{AHEAD, LANES, Simd};
+use super::{AHEAD, IntegerProducts, LANES, Simd};
 
 /// Proof of AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -19,7 +19,7 @@ impl Avx2 {
 
     /// Entries `16 · i` to `16 · i + 15` of a table, in both halves of a register.
     #[inline(always)]
-    fn part(self, table: &[u8; 128], i: usize) -> __m256i {
+    fn part<const N: usize>(self, table: &[u8; N], i: usize) -> __m256i {
         // SAFETY: `self` proves AVX2; 16 bytes are loaded from 16.
         unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_chunks::<16>().0[i].as_ptr().cast())) }
     }
@@ -69,20 +69,16 @@ impl Avx2 {
         }
     }
 
-    /// The values of half a quad of codes of 4 or 6 bits.
+    /// Half a quad of codes of 4 or 6 bits, a byte each, nothing above.
     #[inline(always)]
-    fn decode_half<const BITS: usize>(
-        self,
-        table: &CodeTable,
-        halves: &[[u8; 32]],
-        quad: usize,
-        half: usize,
-    ) -> [__m256i; 2] {
-        // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32, and 16 from tables of 128.
+    fn half_quad<const BITS: usize>(self, step: &[u8], quad: usize, half: usize) -> __m256i {
+        let halves: &[[u8; 32]] = step.as_chunks().0;
+        // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32. Shifts move bits between neighbouring bytes, to where they are
+        // masked.
         unsafe {
             let load = |bytes: usize| _mm256_loadu_si256(halves[2 * bytes + half].as_ptr().cast());
             let masked = |x, mask| _mm256_and_si256(x, _mm256_set1_epi8(mask));
-            let codes = match BITS {
+            match BITS {
                 4 if quad.is_multiple_of(2) => masked(load(quad / 2), 15),
                 4 => masked(_mm256_srli_epi16::<4>(load(quad / 2)), 15),
                 _ if quad % 4 < 3 => masked(load(quad / 4 * 3 + quad % 4), 63),
@@ -93,23 +89,106 @@ impl Avx2 {
                     let high = masked(_mm256_srli_epi16::<2>(load(first + 2)), 48);
                     _mm256_or_si256(low, _mm256_or_si256(middle, high))
                 }
-            };
-            // Four outputs, pair by pair, so that interleaving gives pairs.
-            let order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-            let codes = _mm256_shuffle_epi8(codes, _mm256_broadcastsi128_si256(order));
-            let look_up = |i, index| {
-                let (low, high) = (self.part(&table.halves.low, i), self.part(&table.halves.high, i));
-                (_mm256_shuffle_epi8(low, index), _mm256_shuffle_epi8(high, index))
-            };
-            // A look-up has 16 entries; where the index is outside them its sign bit makes the result zero.
-            let (mut low, mut high) =
-                look_up(0, if BITS == 4 { codes } else { _mm256_adds_epu8(codes, _mm256_set1_epi8(0x70)) });
-            for i in 1..if BITS == 4 { 1 } else { 4 } {
-                let from_part = _mm256_sub_epi8(codes, _mm256_set1_epi8(16 * i as i8));
-                let part = look_up(i, _mm256_adds_epu8(from_part, _mm256_set1_epi8(0x70)));
-                (low, high) = (_mm256_or_si256(low, part.0), _mm256_or_si256(high, part.1));
             }
-            [_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)]
+        }
+    }
+
+    /// One byte of the values of [`half_quad`](Self::half_quad)'s codes without their signs, which are their top bits if there are
+    /// six.
+    #[inline(always)]
+    fn look_up<const BITS: usize, const N: usize>(self, table: &[u8; N], codes: __m256i) -> __m256i {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            // A look-up goes by the low four bits.
+            let low = _mm256_shuffle_epi8(self.part(table, 0), codes);
+            if BITS == 4 {
+                return low;
+            }
+            // Bytes are chosen by their top bits: here the fifth.
+            let upper = _mm256_slli_epi16::<3>(codes);
+            _mm256_blendv_epi8(low, _mm256_shuffle_epi8(self.part(table, 1), codes), upper)
+        }
+    }
+
+    /// Low and high bytes of values to pairs: those of the elements 0 and 1 of eight outputs, then of 2 and 3.
+    #[inline(always)]
+    fn pairs_of_bytes(self, low: __m256i, high: __m256i) -> [__m256i; 2] {
+        const { assert!(matches!(ORDER, [0, 2, 1, 3])) };
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let even = _mm256_set1_epi16(0xFF);
+            let first = _mm256_or_si256(_mm256_and_si256(low, even), _mm256_slli_epi16::<8>(high));
+            [first, _mm256_or_si256(_mm256_srli_epi16::<8>(low), _mm256_andnot_si256(even, high))]
+        }
+    }
+
+    /// The values of half a quad of codes of 4 or 6 bits.
+    #[inline(always)]
+    fn decode_half<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize, half: usize) -> [__m256i; 2] {
+        let codes = self.half_quad::<BITS>(step, quad, half);
+        let PairTable { low, high, .. } = &table.halves;
+        let (low, mut high) = (self.look_up::<BITS, _>(low, codes), self.look_up::<BITS, _>(high, codes));
+        if BITS == 6 {
+            // SAFETY: `self` proves AVX2.
+            unsafe {
+                let signs = _mm256_and_si256(_mm256_slli_epi16::<2>(codes), _mm256_set1_epi8(-128));
+                high = _mm256_or_si256(high, signs);
+            }
+        }
+        self.pairs_of_bytes(low, high)
+    }
+
+    /// The integers of half a quad of a packed step.
+    #[inline(always)]
+    fn integers_half<const BITS: usize>(
+        self,
+        PairTable { low, high, .. }: &PairTable<256>,
+        step: &[u8],
+        quad: usize,
+        half: usize,
+    ) -> [__m256i; 2] {
+        // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32.
+        unsafe {
+            if BITS == 8 {
+                let codes = _mm256_loadu_si256(step.as_chunks::<32>().0[2 * quad + half].as_ptr().cast());
+                let zero = _mm256_setzero_si256();
+                let words = [_mm256_unpacklo_epi8(zero, codes), _mm256_unpackhi_epi8(zero, codes)];
+                return words.map(|words| _mm256_srai_epi16::<8>(words));
+            }
+            let codes = self.half_quad::<BITS>(step, quad, half);
+            let low = self.look_up::<BITS, _>(low, codes);
+            if BITS == 4 {
+                return [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(low)), _mm256_srai_epi16::<8>(low)];
+            }
+            let [first, second] = self.pairs_of_bytes(low, self.look_up::<BITS, _>(high, codes));
+            // Their signs to the top; what is zero otherwise is the code zero, of zero.
+            [
+                _mm256_sign_epi16(first, _mm256_slli_epi16::<10>(codes)),
+                _mm256_sign_epi16(second, _mm256_slli_epi16::<2>(codes)),
+            ]
+        }
+    }
+
+    /// The bytes of half a quad of a packed step, plus their bias.
+    #[inline(always)]
+    fn bytes_half<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize, half: usize) -> __m256i {
+        // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32.
+        unsafe {
+            if BITS == 8 {
+                let codes = _mm256_loadu_si256(step.as_chunks::<32>().0[2 * quad + half].as_ptr().cast());
+                const { assert!(matches!(ORDER, [0, 2, 1, 3])) };
+                let order = _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+                let fours = _mm256_shuffle_epi8(codes, _mm256_broadcastsi128_si256(order));
+                // Codes of 8 bits are two's complement here: flipping the sign bit adds 128.
+                return _mm256_xor_si256(fours, _mm256_set1_epi8(-128));
+            }
+            let codes = self.half_quad::<BITS>(step, quad, half);
+            let values = self.look_up::<BITS, _>(table, codes);
+            if BITS == 4 {
+                return values;
+            }
+            // 128 and the value, which as a signed byte is not zero; for the other sign 256 less that.
+            _mm256_sign_epi8(values, _mm256_or_si256(_mm256_slli_epi16::<2>(codes), _mm256_set1_epi8(1)))
         }
     }
 }
@@ -266,13 +345,13 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
-        let halves: &[[u8; 32]] = step.as_chunks().0;
         if BITS == 8 {
+            let halves: &[[u8; 32]] = step.as_chunks().0;
             let [first, second] = [self.decode_8(table, &halves[2 * quad]), self.decode_8(table, &halves[2 * quad + 1])];
             return [[first[0], second[0]], [first[1], second[1]]];
         }
-        let first = self.decode_half::<BITS>(table, halves, quad, 0);
-        let second = self.decode_half::<BITS>(table, halves, quad, 1);
+        let first = self.decode_half::<BITS>(table, step, quad, 0);
+        let second = self.decode_half::<BITS>(table, step, quad, 1);
         [[first[0], second[0]], [first[1], second[1]]]
     }
     #[inline(always)]
@@ -297,5 +376,77 @@ impl Simd for Avx2 {
         }
         // SAFETY: `self` proves AVX2 and FMA.
         unsafe { run(f) }
+    }
+}
+
+/// The sums of each two neighbouring products of unsigned bytes with signed ones.
+#[inline(always)]
+fn products(w: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: called with a proof of AVX2 at hand only.
+    unsafe { _mm256_maddubs_epi16(w, x) }
+}
+
+impl IntegerProducts for Avx2 {
+    type I32 = [__m256i; 2];
+    type Short = [__m256i; 2];
+    const SHORT: i32 = i16::MAX as i32;
+    const DOTS_BYTES: bool = true;
+
+    #[inline(always)]
+    fn start(self, x: i32) -> [__m256i; 2] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { [_mm256_set1_epi32(x); 2] }
+    }
+    #[inline(always)]
+    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> [__m256i; 2] {
+        [self.bytes_half::<BITS>(table, step, quad, 0), self.bytes_half::<BITS>(table, step, quad, 1)]
+    }
+    #[inline(always)]
+    fn dot_bytes(self, x: u32, w: [__m256i; 2], sum: [__m256i; 2]) -> [__m256i; 2] {
+        let x = self.splat_pairs(x);
+        self.long([products(w[0], x[0]), products(w[1], x[1])], sum)
+    }
+    #[inline(always)]
+    fn short(self, _: [__m256i; 2]) -> [__m256i; 2] {
+        self.splat_pairs(0)
+    }
+    #[inline(always)]
+    fn dot_bytes_short(self, x: u32, w: [__m256i; 2], sum: [__m256i; 2]) -> [__m256i; 2] {
+        let x = self.splat_pairs(x);
+        // SAFETY: `self` proves AVX2.
+        unsafe { [_mm256_add_epi16(sum[0], products(w[0], x[0])), _mm256_add_epi16(sum[1], products(w[1], x[1]))] }
+    }
+    #[inline(always)]
+    fn long(self, short: [__m256i; 2], sum: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            [
+                _mm256_add_epi32(sum[0], _mm256_madd_epi16(short[0], ones)),
+                _mm256_add_epi32(sum[1], _mm256_madd_epi16(short[1], ones)),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn integers<const BITS: usize>(self, table: &PairTable<256>, step: &[u8], quad: usize) -> [[__m256i; 2]; 2] {
+        let first = self.integers_half::<BITS>(table, step, quad, 0);
+        let second = self.integers_half::<BITS>(table, step, quad, 1);
+        [[first[0], second[0]], [first[1], second[1]]]
+    }
+    #[inline(always)]
+    fn dot_integers(self, x: u32, w: [__m256i; 2], sum: [__m256i; 2]) -> [__m256i; 2] {
+        let x = self.splat_pairs(x);
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            [
+                _mm256_add_epi32(sum[0], _mm256_madd_epi16(w[0], x[0])),
+                _mm256_add_epi32(sum[1], _mm256_madd_epi16(w[1], x[1])),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn float(self, x: [__m256i; 2]) -> [__m256; 2] {
+        // SAFETY: `self` proves AVX2.
+        unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
     }
 }

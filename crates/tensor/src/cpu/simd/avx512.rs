@@ -416,6 +416,8 @@ fn words_of([low, high]: [u32; 2]) -> u32 {
 
 impl IntegerProducts for Avx512 {
     type I32 = __m512i;
+    type Short = __m512i;
+    const SHORT: i32 = i32::MAX;
     const DOTS_BYTES: bool = false;
 
     #[inline(always)]
@@ -452,7 +454,22 @@ impl IntegerProducts for Avx512 {
         }
     }
     #[inline(always)]
-    fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [__m512i; 2] {
+    fn short(self, sum: __m512i) -> __m512i {
+        sum
+    }
+    #[inline(always)]
+    fn dot_bytes_short(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
+        self.dot_bytes(x, w, sum)
+    }
+    #[inline(always)]
+    fn long(self, short: __m512i, _: __m512i) -> __m512i {
+        short
+    }
+    #[inline(always)]
+    fn integers<const BITS: usize>(self, table: &PairTable<256>, step: &[u8], quad: usize) -> [__m512i; 2] {
+        if BITS == 8 {
+            return self.signed_words(self.codes::<BITS>(step, quad));
+        }
         self.look_up_words::<BITS, _>(step, quad, table)
     }
     #[inline(always)]

@@ -138,6 +138,8 @@ impl Simd for Avx512Bf16 {
 
 impl IntegerProducts for Avx512Bf16 {
     type I32 = __m512i;
+    type Short = __m512i;
+    const SHORT: i32 = i32::MAX;
     const DOTS_BYTES: bool = true;
 
     #[inline(always)]
@@ -158,7 +160,19 @@ impl IntegerProducts for Avx512Bf16 {
         self.0.dot_bytes(x, w, sum)
     }
     #[inline(always)]
-    fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [__m512i; 2] {
+    fn short(self, sum: __m512i) -> __m512i {
+        sum
+    }
+    #[inline(always)]
+    fn dot_bytes_short(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
+        self.dot_bytes(x, w, sum)
+    }
+    #[inline(always)]
+    fn long(self, short: __m512i, _: __m512i) -> __m512i {
+        short
+    }
+    #[inline(always)]
+    fn integers<const BITS: usize>(self, table: &PairTable<256>, step: &[u8], quad: usize) -> [__m512i; 2] {
         self.0.integers::<BITS>(table, step, quad)
     }
     #[inline(always)]

@@ -46,8 +46,9 @@ pub(crate) struct CodeTable {
     pub(crate) middle: Middle,
     /// Of small integers: the value of each code in units, plus [`BYTE_BIAS`]; codes of 4 bits repeat every 16.
     pub(crate) bytes: Option<[u8; 256]>,
-    /// Of formats of 4 and 6 bits: the value of each code in units, as a signed integer.
-    pub(crate) integers: Option<PairTable<64>>,
+    /// Of formats of 4 and 6 bits and of small integers: the value of each code in units, as a signed integer; shorter codes
+    /// repeat.
+    pub(crate) integers: Option<PairTable<256>>,
 }
 
 /// Magnitudes as bf16: `(magnitude << up) + (base << 8)`, which holds for all codes of a sign and a magnitude in 8 bits but
@@ -88,6 +89,11 @@ pub(crate) fn is_small_integer(element: ElementFormat) -> bool {
     [E2M1, E2M3, INT8].contains(&element)
 }
 
+/// One over the smallest magnitude of a format, of which all others are multiples.
+fn units(element: ElementFormat) -> f32 {
+    if element == INT8 { 64.0 } else { 1.0 / element.min_positive() }
+}
+
 impl<const N: usize> PairTable<N> {
     fn new(value: impl Fn(usize) -> u16) -> Self {
         let words: [u16; N] = std::array::from_fn(value);
@@ -106,13 +112,11 @@ impl CodeTable {
             twos_complement: element == INT8,
             middle: Middle::new(element),
             bytes: is_small_integer(element).then(|| {
-                let units = if element == INT8 { 64.0 } else { 1.0 / element.min_positive() };
+                let units = units(element);
                 std::array::from_fn(|code| ((element.decode(code as u8 & mask) * units) as i32 + BYTE_BIAS) as u8)
             }),
-            integers: (element.bits() < 8).then(|| {
-                PairTable::new(|code| {
-                    ((element.decode(code as u8 & mask) / element.min_positive()) as i16).cast_unsigned()
-                })
+            integers: (element.bits() < 8 || is_small_integer(element)).then(|| {
+                PairTable::new(|code| ((element.decode(code as u8 & mask) * units(element)) as i16).cast_unsigned())
             }),
         }
     }

@@ -47,6 +47,8 @@ macro_rules! dispatch_integers {
         use $crate::cpu::simd;
         match $isa {
             #[cfg(target_arch = "x86_64")]
+            simd::Isa::Avx2 => simd::compiled!(avx2, $simd => $body),
+            #[cfg(target_arch = "x86_64")]
             simd::Isa::Avx512 => simd::compiled!(avx512, $simd => $body),
             #[cfg(target_arch = "x86_64")]
             simd::Isa::Avx512Vnni => simd::compiled!(avx512vnni, $simd => $body),

@@ -37,9 +37,14 @@ impl Isa {
         dispatch_integers!(self, simd => { let _ = simd; true }, false)
     }
 
-    /// Whether these multiply bytes in one instruction.
+    /// Whether products of bytes are worth more than those of wider integers.
     pub(crate) fn dots_bytes(self) -> bool {
         dispatch_integers!(self, simd => dots_bytes(simd), false)
+    }
+
+    /// The largest sum of products of bytes that it can take for one.
+    pub(crate) fn largest_short(self) -> i32 {
+        dispatch_integers!(self, simd => largest_short(simd), 0)
     }
 
     /// Whether one instruction multiplies pairs of bf16. Where none does, the elements are better taken apart once for many
@@ -141,4 +146,8 @@ pub struct UnsupportedIsa {
 
 fn dots_bytes<S: IntegerProducts>(_: S) -> bool {
     S::DOTS_BYTES
+}
+
+fn largest_short<S: IntegerProducts>(_: S) -> i32 {
+    S::SHORT
 }

@@ -309,17 +309,29 @@ pub(crate) trait Simd: Copy + Send + Sync {
 pub(crate) trait IntegerProducts: Simd {
     /// Sixteen `i32` lanes.
     type I32: Copy;
-    /// Whether [`dot_bytes`](Self::dot_bytes) is one instruction, so that it is worth more than decoding every code once.
+    /// Sums of products of bytes in as few bits as will do: as many as [`SHORT`](Self::SHORT) says.
+    type Short: Copy;
+    /// The largest magnitude that a [`Short`](Self::Short) holds.
+    const SHORT: i32;
+    /// Whether [`dot_bytes`](Self::dot_bytes) takes no more instructions than half as many
+    /// [`dot_integers`](Self::dot_integers), so that it is worth more than decoding every code once.
     const DOTS_BYTES: bool;
 
     fn start(self, x: i32) -> Self::I32;
     /// The bytes of a quad of a packed step: four elements along k, in their [order](codes::ORDER), unsigned, in each of sixteen
     /// lanes, the outputs.
     fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> Self::Pairs;
-    /// `sum` and the four products of `x`, signed bytes, with each lane of bytes.
+    /// `sum` and the four products of `x`, signed bytes, with each lane of bytes. No two of these make more than
+    /// [`SHORT`](Self::SHORT).
     fn dot_bytes(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32;
+    /// What sums of bytes in a few bits begin with, of which [`long`](Self::long) makes the sum: nothing, or the sum so far.
+    fn short(self, sum: Self::I32) -> Self::Short;
+    /// [`dot_bytes`](Self::dot_bytes), of bytes whose sums fit.
+    fn dot_bytes_short(self, x: u32, w: Self::Pairs, sum: Self::Short) -> Self::Short;
+    /// The sum that [`short`](Self::short) was given and what was added since.
+    fn long(self, short: Self::Short, sum: Self::I32) -> Self::I32;
     /// The integers of a quad of a packed step, of which [`decode`](Simd::decode) gives the values.
-    fn integers<const BITS: usize>(self, table: &PairTable<64>, step: &[u8], quad: usize) -> [Self::Pairs; 2];
+    fn integers<const BITS: usize>(self, table: &PairTable<256>, step: &[u8], quad: usize) -> [Self::Pairs; 2];
     /// `sum` and the two products of `x`, signed integers of 16 bits, with each lane.
     fn dot_integers(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32;
     fn float(self, x: Self::I32) -> Self::F32;
@@ -392,18 +404,21 @@ mod tests {
         };
         for (seed, step) in steps(BITS).iter().enumerate() {
             let x = (seed as u32 + 1).wrapping_mul(0x9E37_79B9);
+            // Of which products with any byte are small enough for all.
+            let bytes_x = u32::from_le_bytes(x.to_le_bytes().map(|x| (x.cast_signed() >> 1).cast_unsigned()));
             // Both in 16 bits and moderate, as norms see to.
             let few = x & 0x01FF_81FF;
             for quad in 0..QUADS {
                 if let Some(bytes) = table.bytes.as_ref().filter(|_| is_small_integer(element)) {
                     let expected = scalar().bytes::<BITS>(bytes, step, quad);
                     let (found, sum) = simd.vectorize(|| {
-                        let found = simd.bytes::<BITS>(bytes, step, quad);
-                        (lanes(simd, [found; 2])[0], sums(simd.dot_bytes(x, found, simd.start(-5))))
+                        let (found, start) = (simd.bytes::<BITS>(bytes, step, quad), simd.start(-5));
+                        let short = simd.dot_bytes_short(bytes_x, found, simd.short(start));
+                        (lanes(simd, [found; 2])[0], [simd.dot_bytes(bytes_x, found, start), simd.long(short, start)].map(sums))
                     });
                     assert_eq!(found, expected, "{element:?}, quad {quad}");
-                    let expected = scalar().dot_bytes(x, expected, [-5; LANES]);
-                    assert_eq!(sum, scalar().float(expected), "{element:?}, quad {quad}");
+                    let expected = scalar().dot_bytes(bytes_x, expected, [-5; LANES]);
+                    assert_eq!(sum, [scalar().float(expected); 2], "{element:?}, quad {quad}");
                 }
                 if let Some(integers) = &table.integers {
                     let expected = scalar().integers::<BITS>(integers, step, quad);

@@ -122,6 +122,13 @@ impl Avx512 {
         [self.integer_pairs(first, unit), self.integer_pairs(second, unit)]
     }
 
+    /// The same as integers.
+    #[inline(always)]
+    pub(super) fn signed_words(self, codes: __m512i) -> [__m512i; 2] {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { interleave(_mm512_setzero_si512(), codes).map(|words| _mm512_srai_epi16::<8>(words)) }
+    }
+
     /// Codes in the top bytes of 16 bits each, times a power of two.
     #[inline(always)]
     fn integer_pairs(self, words: __m512i, unit: __m512) -> __m512i {
