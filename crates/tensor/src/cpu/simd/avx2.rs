@@ -1,10 +1,11 @@
 #![allow(unsafe_code, reason = "vector intrinsics")]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use microscale_formats::E8M0;
 
-use super::codes::{self, CodeTable, ORDER, PairTable};
+use super::codes::{CodeTable, IntegerTable, ORDER, PairTable};
 use super::scalar::Scalar;
 use super::{AHEAD, IntegerProducts, LANES, Simd};
 
@@ -69,9 +70,9 @@ impl Avx2 {
         }
     }
 
-    /// Half a quad of codes of 4 or 6 bits, a byte each, nothing above.
+    /// Half a quad of codes of 4 or 6 bits, a byte each; if `MASKED` with nothing above them.
     #[inline(always)]
-    fn half_quad<const BITS: usize>(self, step: &[u8], quad: usize, half: usize) -> __m256i {
+    fn half_quad<const BITS: usize, const MASKED: bool>(self, step: &[u8], quad: usize, half: usize) -> __m256i {
         let halves: &[[u8; 32]] = step.as_chunks().0;
         // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32. Shifts move bits between neighbouring bytes, to where they are
         // masked.
@@ -79,6 +80,7 @@ impl Avx2 {
             let load = |bytes: usize| _mm256_loadu_si256(halves[2 * bytes + half].as_ptr().cast());
             let masked = |x, mask| _mm256_and_si256(x, _mm256_set1_epi8(mask));
             match BITS {
+                6 if !MASKED && quad % 4 < 3 => load(quad / 4 * 3 + quad % 4),
                 4 if quad.is_multiple_of(2) => masked(load(quad / 2), 15),
                 4 => masked(_mm256_srli_epi16::<4>(load(quad / 2)), 15),
                 _ if quad % 4 < 3 => masked(load(quad / 4 * 3 + quad % 4), 63),
@@ -125,7 +127,7 @@ impl Avx2 {
     /// The values of half a quad of codes of 4 or 6 bits.
     #[inline(always)]
     fn decode_half<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize, half: usize) -> [__m256i; 2] {
-        let codes = self.half_quad::<BITS>(step, quad, half);
+        let codes = self.half_quad::<BITS, true>(step, quad, half);
         let PairTable { low, high, .. } = &table.halves;
         let (low, mut high) = (self.look_up::<BITS, _>(low, codes), self.look_up::<BITS, _>(high, codes));
         if BITS == 6 {
@@ -142,30 +144,44 @@ impl Avx2 {
     #[inline(always)]
     fn integers_half<const BITS: usize>(
         self,
-        PairTable { low, high, .. }: &PairTable<256>,
+        IntegerTable { values, factors }: &IntegerTable,
         step: &[u8],
         quad: usize,
         half: usize,
     ) -> [__m256i; 2] {
         // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32.
         unsafe {
-            if BITS == 8 {
-                let codes = _mm256_loadu_si256(step.as_chunks::<32>().0[2 * quad + half].as_ptr().cast());
-                let zero = _mm256_setzero_si256();
-                let words = [_mm256_unpacklo_epi8(zero, codes), _mm256_unpackhi_epi8(zero, codes)];
-                return words.map(|words| _mm256_srai_epi16::<8>(words));
+            let splat = |x: u32| _mm256_set1_epi32(x as i32);
+            match BITS {
+                4 => {
+                    let values = self.look_up::<4, _>(&values.low, self.half_quad::<4, true>(step, quad, half));
+                    [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(values)), _mm256_srai_epi16::<8>(values)]
+                }
+                6 => {
+                    let codes = self.half_quad::<6, false>(step, quad, half);
+                    let significands = _mm256_min_epu8(
+                        _mm256_and_si256(codes, _mm256_set1_epi8(0x1F)),
+                        _mm256_and_si256(_mm256_or_si256(codes, splat(factors.hidden)), splat(factors.significand)),
+                    );
+                    let exponents = _mm256_srl_epi16(codes, _mm_cvtsi32_si128(factors.fraction_bits as i32));
+                    let exponents = _mm256_and_si256(exponents, splat(factors.exponent));
+                    let powers = _mm256_shuffle_epi8(self.part(&factors.powers, 0), exponents);
+                    // Of each two products one is of zero.
+                    let even = _mm256_set1_epi16(0xFF);
+                    [
+                        products(_mm256_and_si256(significands, even), powers),
+                        products(_mm256_andnot_si256(even, significands), powers),
+                    ]
+                }
+                _ => {
+                    let codes = _mm256_loadu_si256(step.as_chunks::<32>().0[2 * quad + half].as_ptr().cast());
+                    let zero = _mm256_setzero_si256();
+                    [
+                        _mm256_srai_epi16::<8>(_mm256_unpacklo_epi8(zero, codes)),
+                        _mm256_srai_epi16::<8>(_mm256_unpackhi_epi8(zero, codes)),
+                    ]
+                }
             }
-            let codes = self.half_quad::<BITS>(step, quad, half);
-            let low = self.look_up::<BITS, _>(low, codes);
-            if BITS == 4 {
-                return [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(low)), _mm256_srai_epi16::<8>(low)];
-            }
-            let [first, second] = self.pairs_of_bytes(low, self.look_up::<BITS, _>(high, codes));
-            // Their signs to the top; what is zero otherwise is the code zero, of zero.
-            [
-                _mm256_sign_epi16(first, _mm256_slli_epi16::<10>(codes)),
-                _mm256_sign_epi16(second, _mm256_slli_epi16::<2>(codes)),
-            ]
         }
     }
 
@@ -182,7 +198,7 @@ impl Avx2 {
                 // Codes of 8 bits are two's complement here: flipping the sign bit adds 128.
                 return _mm256_xor_si256(fours, _mm256_set1_epi8(-128));
             }
-            let codes = self.half_quad::<BITS>(step, quad, half);
+            let codes = self.half_quad::<BITS, true>(step, quad, half);
             let values = self.look_up::<BITS, _>(table, codes);
             if BITS == 4 {
                 return values;
@@ -201,6 +217,34 @@ pub(super) fn prefetch_past<T>(here: &T, skips: [usize; 2]) {
     unsafe {
         _mm_prefetch::<_MM_HINT_T0>(here.wrapping_add(AHEAD[0] + skips[0]));
         _mm_prefetch::<_MM_HINT_T1>(here.wrapping_add(AHEAD[1] + skips[1]));
+    }
+}
+
+/// An instruction that is none, with two operands.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn settled([mut first, mut second]: [__m256; 2]) -> [__m256; 2] {
+    // SAFETY: there is no instruction.
+    unsafe {
+        asm!(
+            "/* {0} {1} */",
+            inout(ymm_reg) first,
+            inout(ymm_reg) second,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    [first, second]
+}
+
+/// What scales in lanes of 32 bits stand for.
+#[inline(always)]
+fn powers(scales: __m256i) -> __m256 {
+    // SAFETY: called with a proof of AVX2 at hand only.
+    unsafe {
+        // Byte 0 is 2^-127, a subnormal number; 255 would be infinity, and is NaN.
+        let powers = _mm256_max_epu32(_mm256_slli_epi32::<23>(scales), _mm256_set1_epi32(1 << 22));
+        let nan = _mm256_cmpeq_epi32(scales, _mm256_set1_epi32(255));
+        _mm256_castsi256_ps(_mm256_or_si256(powers, _mm256_and_si256(nan, _mm256_set1_epi32(1 << 22))))
     }
 }
 
@@ -227,6 +271,11 @@ impl Simd for Avx2 {
         None
     }
 
+    #[inline(always)]
+    fn settled(self, x: Self::F32) -> Self::F32 {
+        // SAFETY: `self` proves AVX2.
+        unsafe { settled(x) }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {
         // SAFETY: `self` proves AVX2.
@@ -365,7 +414,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {
-        self.load(&codes::powers(scales))
+        // SAFETY: `self` proves AVX2; a scale is one byte.
+        unsafe {
+            let bytes = _mm_loadu_si128(scales.as_ptr().cast());
+            [powers(_mm256_cvtepu8_epi32(bytes)), powers(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes)))]
+        }
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
@@ -428,7 +481,7 @@ impl IntegerProducts for Avx2 {
         }
     }
     #[inline(always)]
-    fn integers<const BITS: usize>(self, table: &PairTable<256>, step: &[u8], quad: usize) -> [[__m256i; 2]; 2] {
+    fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [[__m256i; 2]; 2] {
         let first = self.integers_half::<BITS>(table, step, quad, 0);
         let second = self.integers_half::<BITS>(table, step, quad, 1);
         [[first[0], second[0]], [first[1], second[1]]]
@@ -448,5 +501,9 @@ impl IntegerProducts for Avx2 {
     fn float(self, x: [__m256i; 2]) -> [__m256; 2] {
         // SAFETY: `self` proves AVX2.
         unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
+    }
+    #[inline(always)]
+    fn settled_integers(self, x: [__m256i; 2]) -> [__m256i; 2] {
+        self.bits(self.settled(self.with_bits(x)))
     }
 }

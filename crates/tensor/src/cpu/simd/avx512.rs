@@ -10,7 +10,7 @@ use half::bf16;
 use microscale_formats::E8M0;
 
 use super::avx2::prefetch_past;
-use super::codes::{CodeTable, PairTable};
+use super::codes::{CodeTable, IntegerTable};
 use super::{IntegerProducts, LANES, Simd, exponential};
 use decoding::fours;
 pub(super) use decoding::interleave;
@@ -466,11 +466,11 @@ impl IntegerProducts for Avx512 {
         short
     }
     #[inline(always)]
-    fn integers<const BITS: usize>(self, table: &PairTable<256>, step: &[u8], quad: usize) -> [__m512i; 2] {
+    fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [__m512i; 2] {
         if BITS == 8 {
             return self.signed_words(self.codes::<BITS>(step, quad));
         }
-        self.look_up_words::<BITS, _>(step, quad, table)
+        self.look_up_words::<BITS, _>(step, quad, &table.values)
     }
     #[inline(always)]
     fn dot_integers(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {

@@ -8,7 +8,7 @@ use microscale_formats::E8M0;
 
 use super::avx512::{Avx512, avx512_methods, interleave};
 use super::avx512vnni::Avx512Vnni;
-use super::codes::{CodeTable, PairTable};
+use super::codes::{CodeTable, IntegerTable, PairTable};
 use super::{IntegerProducts, LANES, Simd};
 
 /// Proof of AVX-512 with VBMI, VNNI and BF16, the latter adding in the canonical order.
@@ -172,7 +172,7 @@ impl IntegerProducts for Avx512Bf16 {
         short
     }
     #[inline(always)]
-    fn integers<const BITS: usize>(self, table: &PairTable<256>, step: &[u8], quad: usize) -> [__m512i; 2] {
+    fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [__m512i; 2] {
         self.0.integers::<BITS>(table, step, quad)
     }
     #[inline(always)]

@@ -7,7 +7,7 @@ use half::bf16;
 use microscale_formats::E8M0;
 
 use super::avx512::{Avx512, avx512_methods};
-use super::codes::{CodeTable, PairTable};
+use super::codes::{CodeTable, IntegerTable};
 use super::{IntegerProducts, LANES, Simd};
 
 /// Proof of AVX-512 with VNNI: sums of products of integers in one instruction.
@@ -103,7 +103,7 @@ impl IntegerProducts for Avx512Vnni {
         short
     }
     #[inline(always)]
-    fn integers<const BITS: usize>(self, table: &PairTable<256>, step: &[u8], quad: usize) -> [__m512i; 2] {
+    fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [__m512i; 2] {
         self.0.integers::<BITS>(table, step, quad)
     }
     #[inline(always)]

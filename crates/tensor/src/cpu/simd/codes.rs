@@ -48,7 +48,50 @@ pub(crate) struct CodeTable {
     pub(crate) bytes: Option<[u8; 256]>,
     /// Of formats of 4 and 6 bits and of small integers: the value of each code in units, as a signed integer; shorter codes
     /// repeat.
-    pub(crate) integers: Option<PairTable<256>>,
+    pub(crate) integers: Option<IntegerTable>,
+}
+
+/// The integers that codes stand for.
+pub(crate) struct IntegerTable {
+    pub(crate) values: PairTable<256>,
+    /// How those of a sign and a magnitude in six bits come about.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "looked up whole elsewhere"))]
+    pub(crate) factors: Factors,
+}
+
+/// Codes of six bits as products of a significand and a power of two. The significand of a magnitude is the lesser of the
+/// magnitude and its fraction with the hidden bit, since the subnormal ones, and they alone, are below that bit. Every number is
+/// there as often as it fits 32 bits.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "looked up whole elsewhere"))]
+pub(crate) struct Factors {
+    pub(crate) hidden: u32,
+    /// Fraction and hidden bit.
+    pub(crate) significand: u32,
+    /// What codes are shifted by to what powers are looked up by, and what of that to keep.
+    pub(crate) fraction_bits: u32,
+    pub(crate) exponent: u32,
+    /// The powers by sign and exponent, signed.
+    pub(crate) powers: [u8; 16],
+}
+
+impl Factors {
+    fn new(element: ElementFormat) -> Factors {
+        // Formats of other widths have no use for them.
+        let (bits, bytes) = (element.mantissa_bits().min(4), |x: u8| u32::from_ne_bytes([x; 4]));
+        Factors {
+            hidden: bytes(1 << bits),
+            significand: bytes((2 << bits) - 1),
+            fraction_bits: bits,
+            exponent: bytes(0x3F >> bits),
+            powers: std::array::from_fn(|code| {
+                // The highest bit is the sign.
+                let (sign, exponent) = (code >> (5 - bits), code as u32 & (0x1F >> bits));
+                let power = 1i8.checked_shl(exponent.saturating_sub(1)).unwrap_or(0);
+                if sign % 2 == 1 { -power } else { power }.cast_unsigned()
+            }),
+        }
+    }
 }
 
 /// Magnitudes as bf16: `(magnitude << up) + (base << 8)`, which holds for all codes of a sign and a magnitude in 8 bits but
@@ -116,7 +159,8 @@ impl CodeTable {
                 std::array::from_fn(|code| ((element.decode(code as u8 & mask) * units) as i32 + BYTE_BIAS) as u8)
             }),
             integers: (element.bits() < 8 || is_small_integer(element)).then(|| {
-                PairTable::new(|code| ((element.decode(code as u8 & mask) * units(element)) as i16).cast_unsigned())
+                let value = |code| ((element.decode(code as u8 & mask) * units(element)) as i16).cast_unsigned();
+                IntegerTable { values: PairTable::new(value), factors: Factors::new(element) }
             }),
         }
     }

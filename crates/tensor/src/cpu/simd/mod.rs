@@ -52,7 +52,7 @@ use microscale_formats::E8M0;
 use super::kernel::bf16::{pair, round, rounded};
 use super::kernel::operand::pairs_of_floats;
 use crate::math;
-use codes::{CodeTable, PairTable};
+use codes::{CodeTable, IntegerTable};
 pub(crate) use dispatch::*;
 pub use isa::{Isa, UnsupportedIsa};
 
@@ -331,7 +331,7 @@ pub(crate) trait IntegerProducts: Simd {
     /// The sum that [`short`](Self::short) was given and what was added since.
     fn long(self, short: Self::Short, sum: Self::I32) -> Self::I32;
     /// The integers of a quad of a packed step, of which [`decode`](Simd::decode) gives the values.
-    fn integers<const BITS: usize>(self, table: &PairTable<256>, step: &[u8], quad: usize) -> [Self::Pairs; 2];
+    fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [Self::Pairs; 2];
     /// `sum` and the two products of `x`, signed integers of 16 bits, with each lane.
     fn dot_integers(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32;
     fn float(self, x: Self::I32) -> Self::F32;
@@ -414,7 +414,10 @@ mod tests {
                     let (found, sum) = simd.vectorize(|| {
                         let (found, start) = (simd.bytes::<BITS>(bytes, step, quad), simd.start(-5));
                         let short = simd.dot_bytes_short(bytes_x, found, simd.short(start));
-                        (lanes(simd, [found; 2])[0], [simd.dot_bytes(bytes_x, found, start), simd.long(short, start)].map(sums))
+                        (
+                            lanes(simd, [found; 2])[0],
+                            [simd.dot_bytes(bytes_x, found, start), simd.long(short, start)].map(sums),
+                        )
                     });
                     assert_eq!(found, expected, "{element:?}, quad {quad}");
                     let expected = scalar().dot_bytes(bytes_x, expected, [-5; LANES]);

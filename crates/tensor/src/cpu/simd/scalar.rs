@@ -2,7 +2,7 @@ use std::array::from_fn;
 
 use microscale_formats::E8M0;
 
-use super::codes::PairTable;
+use super::codes::IntegerTable;
 use super::codes::{self, CodeTable};
 use super::{IntegerProducts, LANES, Simd, Words};
 
@@ -154,10 +154,10 @@ impl IntegerProducts for Scalar {
     fn long(self, short: Self::Short, _: Self::I32) -> Self::I32 {
         short
     }
-    fn integers<const BITS: usize>(self, table: &PairTable<256>, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
+    fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
         let integer = |output, k| {
             let code = usize::from(codes::code::<BITS>(step, quad, codes::position(BITS as u32, output, k)));
-            u32::from(u16::from_le_bytes([table.low[code], table.high[code]]))
+            u32::from(table.values.words[code])
         };
         from_fn(|pair| from_fn(|output| integer(output, 2 * pair) | integer(output, 2 * pair + 1) << 16))
     }

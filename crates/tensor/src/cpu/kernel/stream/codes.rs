@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::super::linear::Product;
 use super::super::panels::{GROUP, Packed, PanelScales, step_codes};
+use super::super::product::HALF;
 use super::super::sides::{PANEL, STEP, StepIntegers, XTile, block_of};
 use super::{Way, add_quad, add_scaled, lanes};
 use crate::cpu::simd::codes::QUADS;
@@ -316,8 +317,8 @@ impl<const P: usize> Sides<'_, P> {
                             }
                         },
                     );
-                    // Two quads of four bits share a line.
-                    f(&here, quad, BITS > 4 || quad % 2 == 1);
+                    // Two quads of four bits share a line, which is kept for both where there are registers for that.
+                    f(&here, quad, BITS > 4 || quad % 2 == 1 || S::ROWS < HALF);
                 },
             );
         }
