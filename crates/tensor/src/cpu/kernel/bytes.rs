@@ -21,6 +21,8 @@ pub(super) type ByteStep = [Lanes; QUADS];
 pub(super) struct BytePanel<'a> {
     pub(super) steps: &'a [ByteStep],
     pub(super) units: &'a [[f32; PANEL]],
+    /// Of the codes they were.
+    pub(super) bits: usize,
 }
 
 /// Adds the products of a tile's first `rows` rows with a pair of panels over `steps` to their totals. The panels begin with the
@@ -68,7 +70,7 @@ fn add<S: IntegerProducts, const R: usize, const P: usize, const Q: usize>(
             }
             let mut sums = [[simd.start(0); P]; R];
             for r in 0..R {
-                sums[r] = [simd.start(rows[r].start); P];
+                sums[r] = [simd.start_beside(rows[r].start, w[0].bits); P];
             }
             for begin in (0..QUADS).step_by(Q) {
                 let mut short = [[simd.short(sums[0][0]); P]; R];

@@ -4,7 +4,7 @@ use microscale_formats::{ElementFormat, INT8};
 
 use super::sides::STEP;
 use crate::BlockFormat;
-use crate::cpu::simd::codes::{BYTE_BIAS, QUADS};
+use crate::cpu::simd::codes::QUADS;
 use crate::cpu::simd::{Isa, LANES, Simd, scalar};
 
 /// More than what rounding can take from a norm.
@@ -99,6 +99,14 @@ impl Extent {
             && self.largest * other.largest * SUMMANDS <= f64::from(f32::MAX)
             && self.largest.max(1.0) * other.largest.max(1.0) <= f64::from(f32::MAX)
     }
+
+    /// Whether of two quantized operands that are safe with each other neither scales nor sums come so near to the ends of f32 that a
+    /// factor of 2^64 for the one and its reciprocal for the other would matter.
+    pub(super) fn has_room_beside(self, other: Extent) -> bool {
+        const FACTOR: f64 = (1u128 << 64) as f64;
+        // Elements of no format are further apart than 2^16 and 2^-16.
+        !self.plain && !other.plain && self.largest.max(1.0) * other.largest.max(1.0) * FACTOR <= f64::from(f32::MAX)
+    }
 }
 
 /// The smallest and the largest of scales and 1, lane by lane, NaN left out.
@@ -187,16 +195,16 @@ pub(in crate::cpu) fn always_exact(ratio: f32, other: f32) -> bool {
 }
 
 /// Of how many quads of a step the sums of products fit [`Short`](crate::cpu::simd::IntegerProducts::Short), where integers
-/// up to one ratio are multiplied by bytes that stand for integers up to the other.
-pub(in crate::cpu) fn quads_in_short(isa: Isa, ratio: f32, bytes: f32) -> usize {
+/// up to one ratio are multiplied by bytes of codes of so many bits that stand for integers up to the other.
+pub(in crate::cpu) fn quads_in_short(isa: Isa, ratio: f32, (bytes, bits): (f32, u32)) -> usize {
     // Every quad adds two products to each.
-    let both = 2.0 * ratio * (BYTE_BIAS as f32 + bytes);
+    let both = 2.0 * ratio * (isa.byte_bias(bits) as f32 + bytes);
     ((isa.largest_short() as f32 / both) as usize).min(QUADS)
 }
 
 /// Whether integers of a format, if small, can be multiplied by any bytes.
 pub(in crate::cpu) fn fits_short(isa: Isa, element: ElementFormat) -> bool {
-    quads_in_short(isa, ratio(element), BYTE_BIAS as f32) > 0
+    quads_in_short(isa, ratio(element), (ratio(INT8), INT8.bits())) > 0
 }
 
 /// The [`WPanel::limit`](super::sides::WPanel::limit) of elements with this norm, in units of the smallest of their format.

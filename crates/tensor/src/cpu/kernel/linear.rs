@@ -179,7 +179,7 @@ impl<'a> Product<'a> {
                 && packed.is_some_and(|p| p.table.bytes.is_some())
                 && tiles.iter().all(|(x, _)| !x.bytes.is_empty()) =>
             {
-                Way::Bytes { quads: quads_in_short(isa, x.ratio(), packed.map_or(f32::INFINITY, |p| p.ratio)) }
+                Way::Bytes { quads: packed.map_or(1, |p| quads_in_short(isa, x.ratio(), (p.ratio, p.bits))) }
             }
             _ if many_steps
                 && fast

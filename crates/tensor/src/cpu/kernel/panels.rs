@@ -1,9 +1,11 @@
 //! Weights laid out for the product: panels of sixteen outputs, packed at their true width.
 
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use half::bf16;
-use microscale_formats::{E8M0, INT8};
+use microscale_formats::{E8M0, ElementFormat, INT8};
 use rayon::prelude::*;
 
 use super::bf16::pair;
@@ -69,6 +71,10 @@ pub(in crate::cpu) struct Packed {
     limits: Vec<f32>,
     /// The least of them.
     pub(in crate::cpu) limit: f32,
+    /// Whether no scale is the smallest, whose power is subnormal, or NaN.
+    pub(in crate::cpu) scales_are_normal: bool,
+    /// The format, if codes are a sign and a magnitude in 6 or 8 bits and none of them is infinity or NaN.
+    pub(in crate::cpu) plain_codes: Option<ElementFormat>,
 }
 
 impl Panels {
@@ -109,6 +115,8 @@ impl Panels {
         let mut scales = vec![GroupScales([[one; PANEL]; GROUP]); panels.div_ceil(GROUP) * blocks];
         let mut codes = Buffer::zeroed(panels * width);
         let mut limits = vec![0f32; panels * steps];
+        let special: [bool; 256] = std::array::from_fn(|code| !element.decode(code as u8).is_finite());
+        let has_special = AtomicBool::new(false);
         let squares: [f32; 256] = std::array::from_fn(|code| (element.decode(code as u8) / unit(element)).powi(2));
         let lay_panel = |(unpacked, row): &mut (Vec<[[u8; QUAD]; QUADS]>, Vec<u8>),
                          panel: usize,
@@ -119,6 +127,10 @@ impl Panels {
                 for ((step, row), least) in unpacked.iter_mut().zip(row.chunks(STEP)).zip(limits.iter_mut()) {
                     let norm = row.iter().map(|&code| squares[usize::from(code)]).sum::<f32>().sqrt();
                     *least = least.min(limit(norm));
+                    // A square that is none makes the sum none.
+                    if !norm.is_finite() && row.iter().any(|&code| special[usize::from(code)]) {
+                        has_special.store(true, Relaxed);
+                    }
                     for (quad, row) in step.iter_mut().zip(row.chunks(4)) {
                         for (k, &code) in row.iter().enumerate() {
                             quad[position(bits, output, k)] = code;
@@ -149,6 +161,7 @@ impl Panels {
         let powers: Vec<[f32; PANEL]> = scales.iter().flat_map(|s| s.0).map(|s| s.map(E8M0::value)).collect();
         let extent = Extent::of_scales(element, &powers);
         let table = Box::new(CodeTable::new(element));
+        let scales_are_normal = scales.iter().flat_map(|s| s.0).flatten().all(|s| !matches!(s.0, 0 | 255));
         Panels {
             outputs,
             k,
@@ -162,6 +175,8 @@ impl Panels {
                 k,
                 codes,
                 scales,
+                scales_are_normal,
+                plain_codes: Some(element).filter(|_| bits > 4 && element != INT8 && !has_special.into_inner()),
                 limit: limits.iter().copied().fold(f32::INFINITY, f32::min),
                 limits,
             }),
@@ -307,7 +322,7 @@ impl Packed {
             _ => self.decode_bytes::<S, 8>(simd, panel, steps.clone(), scratch),
         }
         self.load_scales(simd, panel, steps, self.unit, &mut scratch.powers);
-        BytePanel { steps: &scratch.bytes, units: &scratch.powers }
+        BytePanel { steps: &scratch.bytes, units: &scratch.powers, bits: self.bits as usize }
     }
 
     /// The same to integers of 16 bits, where the format has [some](CodeTable::integers).

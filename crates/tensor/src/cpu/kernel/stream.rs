@@ -7,10 +7,10 @@
 mod codes;
 
 use half::bf16;
-use microscale_formats::INT8;
+use microscale_formats::{ElementFormat, INT8};
 use rayon::prelude::*;
 
-use super::extent::fits_short;
+use super::extent::{quads_in_short, ratio};
 use super::linear::{FEW, Product, finish};
 use super::panels::GROUP;
 use super::sides::{PANEL, STEP};
@@ -18,7 +18,7 @@ use crate::Matrix;
 use crate::cpu::simd::codes::QUADS;
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{IntegerProducts, Isa, Simd, dispatch, dispatch_integers};
-use codes::{Bytes, Codes, Halves, Pairs, Words};
+use codes::{Bytes, Codes, Floats, Halves, Pairs, QUADS_IN_SHORT, Words};
 
 /// Panels that one row streams through at a time.
 const STREAMS: usize = GROUP;
@@ -105,6 +105,14 @@ impl Product<'_> {
         match self.w.as_packed().map(|p| p.bits) {
             None => self.rows(first, columns, Plain { simd, product: self }),
             Some(4) => self.rows(first, columns, Codes::<_, _, 4> { simd, product: self, kind: Pairs }),
+            Some(bits @ 6..) if let Some(element) = self.floats(simd) => {
+                let mut rows = Vec::new();
+                let kind = Floats::new(simd, &self.tiles[0].0, element, &mut rows);
+                match bits {
+                    6 => self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind }),
+                    _ => self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind }),
+                }
+            }
             Some(6) => self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Pairs }),
             Some(_) => self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind: Pairs }),
         }
@@ -135,21 +143,42 @@ impl Product<'_> {
             }
             (Integers::Halves, _) => self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind: Halves }),
             (Integers::Words, Some(4)) => {
-                self.rows(first, columns, Codes::<_, _, 4> { simd, product: self, kind: Words })
+                self.rows(first, columns, Codes::<_, _, 4> { simd, product: self, kind: Words(None) })
             }
             (Integers::Words, Some(6)) => {
-                self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Words })
+                let mut rows = Vec::new();
+                let floats = self.floats(simd).map(
+                    #[inline(always)]
+                    |element| Floats::new(simd, &self.tiles[0].0, element, &mut rows),
+                );
+                self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Words(floats) })
             }
-            (Integers::Words, _) => self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind: Words }),
+            (Integers::Words, _) => {
+                self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind: Words(None) })
+            }
         }
+    }
+
+    /// The weight's format, if its codes can be [taken for f32](Floats) and there is no faster way.
+    #[inline(always)]
+    fn floats<S: Simd>(&self, simd: S) -> Option<ElementFormat> {
+        let (x, w) = (self.tiles[0].0.extent, self.w.extent);
+        let element = self.w.as_packed()?.plain_codes?;
+        (simd.takes_codes_for_floats(element) && x.has_room_beside(w)).then_some(element)
     }
 
     /// Which integers both sides can be taken for, in chunks of one step.
     fn integers(&self, isa: Isa) -> Option<Integers> {
-        let (x, table) = (&self.tiles[0].0, &self.w.as_packed()?.table);
+        let (x, packed) = (&self.tiles[0].0, self.w.as_packed()?);
+        let table = &packed.table;
+        // Of bytes up to a ratio, so many as are summed at a time.
+        let quads = |largest| {
+            quads_in_short(isa, largest, (packed.ratio, packed.bits))
+                / if packed.bits == 4 { QUADS_IN_SHORT } else { 1 }
+        };
         match (self.chunk, &table.bytes, &table.integers) {
             (STEP, Some(_), _) if !x.bytes.is_empty() => Some(Integers::Bytes),
-            (STEP, Some(_), _) if !x.integers.is_empty() && isa.dots_bytes() && fits_short(isa, INT8) => {
+            (STEP, Some(_), _) if !x.integers.is_empty() && isa.dots_bytes() && quads(ratio(INT8)) > 0 => {
                 Some(Integers::Halves)
             }
             (STEP, _, Some(_)) if !x.integers.is_empty() => Some(Integers::Words),
@@ -237,14 +266,14 @@ impl<S: Simd> Way for Plain<'_, S> {
         let mut totals = [[simd.splat(0.0); P]; R];
         for start in (0..product.k).step_by(product.chunk) {
             let end = (start + product.chunk).min(product.k);
-            let mut sums = [[simd.splat(0.0); P]; R];
+            let mut sums = [[simd.splat(0.0); R]; P];
             for step in start / STEP..end.div_ceil(STEP) {
                 let rows = x.rows::<R>(step, 0);
                 for quad in 0..QUADS {
                     for p in 0..P {
                         let pairs = &steps[p][step];
                         let w = [simd.load_pairs(&pairs[2 * quad].0), simd.load_pairs(&pairs[2 * quad + 1].0)];
-                        add_quad(simd, rows, w, quad, (&mut sums, p));
+                        add_quad(simd, rows, w, quad, &mut sums[p]);
                     }
                 }
             }
@@ -260,32 +289,26 @@ impl<S: Simd> Way for Plain<'_, S> {
     }
 }
 
-/// Adds two pairs of panel `p` to the sums of all rows.
+/// Adds two pairs of a panel to its sums with all rows.
 #[inline(always)]
-fn add_quad<S: Simd, const R: usize, const P: usize>(
-    simd: S,
-    x: &[Lanes; R],
-    w: [S::Pairs; 2],
-    quad: usize,
-    (sums, p): (&mut [[S::F32; P]; R], usize),
-) {
+fn add_quad<S: Simd, const R: usize>(simd: S, x: &[Lanes; R], w: [S::Pairs; 2], quad: usize, sums: &mut [S::F32; R]) {
     for r in 0..R {
-        let sum = simd.dot(simd.splat_pairs(x[r].0[2 * quad]), w[0], sums[r][p]);
-        sums[r][p] = simd.dot(simd.splat_pairs(x[r].0[2 * quad + 1]), w[1], sum);
+        let sum = simd.dot(simd.splat_pairs(x[r].0[2 * quad]), w[0], sums[r]);
+        sums[r] = simd.dot(simd.splat_pairs(x[r].0[2 * quad + 1]), w[1], sum);
     }
 }
 
-/// Adds the sums of a chunk to the totals, each times its power of two.
+/// Adds the sums of a chunk, by panel, to the totals, each times its power of two.
 #[inline(always)]
 fn add_scaled<S: Simd, const R: usize, const P: usize>(
     simd: S,
-    sums: &[[S::F32; P]; R],
+    sums: &[[S::F32; R]; P],
     totals: &mut [[S::F32; P]; R],
     power: impl Fn(usize, usize) -> S::F32,
 ) {
     for r in 0..R {
         for p in 0..P {
-            totals[r][p] = simd.fma(sums[r][p], power(r, p), totals[r][p]);
+            totals[r][p] = simd.fma(sums[p][r], power(r, p), totals[r][p]);
         }
     }
 }

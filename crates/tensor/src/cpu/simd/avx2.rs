@@ -2,12 +2,19 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::sync::LazyLock;
 
-use microscale_formats::E8M0;
+use microscale_formats::{E8M0, ElementFormat};
 
-use super::codes::{CodeTable, IntegerTable, ORDER, PairTable};
+use super::codes::{ByteTable, CodeTable, IntegerTable, ORDER, PairTable, SMALL_BIAS};
 use super::scalar::Scalar;
 use super::{AHEAD, IntegerProducts, LANES, Simd};
+
+/// Whether subnormal numbers are multiplied as fast as others. Intel's machines with AVX2 take some 150 cycles for it, AMD's none.
+static SUBNORMALS_ARE_FAST: LazyLock<bool> = LazyLock::new(|| {
+    let maker = __cpuid(0);
+    [maker.ebx, maker.edx, maker.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
+});
 
 /// Proof of AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -151,7 +158,7 @@ impl Avx2 {
     ) -> [__m256i; 2] {
         // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32.
         unsafe {
-            let splat = |x: u32| _mm256_set1_epi32(x as i32);
+            let broadcast = |x: u32| _mm256_set1_epi32(x.cast_signed());
             match BITS {
                 4 => {
                     let values = self.look_up::<4, _>(&values.low, self.half_quad::<4, true>(step, quad, half));
@@ -161,10 +168,10 @@ impl Avx2 {
                     let codes = self.half_quad::<6, false>(step, quad, half);
                     let significands = _mm256_min_epu8(
                         _mm256_and_si256(codes, _mm256_set1_epi8(0x1F)),
-                        _mm256_and_si256(_mm256_or_si256(codes, splat(factors.hidden)), splat(factors.significand)),
+                        _mm256_and_si256(_mm256_or_si256(codes, broadcast(factors.hidden)), broadcast(factors.significand)),
                     );
                     let exponents = _mm256_srl_epi16(codes, _mm_cvtsi32_si128(factors.fraction_bits as i32));
-                    let exponents = _mm256_and_si256(exponents, splat(factors.exponent));
+                    let exponents = _mm256_and_si256(exponents, broadcast(factors.exponent));
                     let powers = _mm256_shuffle_epi8(self.part(&factors.powers, 0), exponents);
                     // Of each two products one is of zero.
                     let even = _mm256_set1_epi16(0xFF);
@@ -187,7 +194,7 @@ impl Avx2 {
 
     /// The bytes of half a quad of a packed step, plus their bias.
     #[inline(always)]
-    fn bytes_half<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize, half: usize) -> __m256i {
+    fn bytes_half<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize, half: usize) -> __m256i {
         // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32.
         unsafe {
             if BITS == 8 {
@@ -199,10 +206,10 @@ impl Avx2 {
                 return _mm256_xor_si256(fours, _mm256_set1_epi8(-128));
             }
             let codes = self.half_quad::<BITS, true>(step, quad, half);
-            let values = self.look_up::<BITS, _>(table, codes);
             if BITS == 4 {
-                return values;
+                return self.look_up::<4, _>(&table.small, codes);
             }
+            let values = self.look_up::<BITS, _>(&table.biased, codes);
             // 128 and the value, which as a signed byte is not zero; for the other sign 256 less that.
             _mm256_sign_epi8(values, _mm256_or_si256(_mm256_slli_epi16::<2>(codes), _mm256_set1_epi8(1)))
         }
@@ -230,7 +237,7 @@ fn settled([mut first, mut second]: [__m256; 2]) -> [__m256; 2] {
             "/* {0} {1} */",
             inout(ymm_reg) first,
             inout(ymm_reg) second,
-            options(nomem, nostack, preserves_flags),
+            options(nostack, preserves_flags),
         );
     }
     [first, second]
@@ -403,6 +410,46 @@ impl Simd for Avx2 {
         let second = self.decode_half::<BITS>(table, step, quad, 1);
         [[first[0], second[0]], [first[1], second[1]]]
     }
+    fn takes_codes_for_floats(self, element: ElementFormat) -> bool {
+        // Subnormal codes are subnormal numbers: hardly ever in formats of many exponents, often in others.
+        element.bits() == 8 || *SUBNORMALS_ARE_FAST
+    }
+    #[inline(always)]
+    fn floats_of_codes<const BITS: usize>(self, fraction_bits: u32, step: &[u8], quad: usize) -> [[Self::F32; 2]; 2] {
+        // The sign stays at the top, the magnitude moves from below it to where an `f32` has it.
+        let (by, magnitude) = (9 - BITS as i32 + fraction_bits as i32, (1u32 << (BITS - 1)) - 1);
+        let kept = 1 << 31 | magnitude << (23 - fraction_bits);
+        // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32.
+        unsafe {
+            let (by, kept) = (_mm_cvtsi32_si128(by), _mm256_set1_epi32(kept.cast_signed()));
+            let float = |top| _mm256_castsi256_ps(_mm256_and_si256(_mm256_sra_epi32(top, by), kept));
+            if BITS == 8 {
+                let halves: &[[u8; 32]] = step.as_chunks().0;
+                let zero = _mm256_setzero_si256();
+                let first = _mm256_loadu_si256(halves[2 * quad].as_ptr().cast());
+                let second = _mm256_loadu_si256(halves[2 * quad + 1].as_ptr().cast());
+                // Two codes to a lane, the odd element's at the top.
+                let [a, b] = [_mm256_unpacklo_epi8(zero, first), _mm256_unpacklo_epi8(zero, second)];
+                let [c, d] = [_mm256_unpackhi_epi8(zero, first), _mm256_unpackhi_epi8(zero, second)];
+                let even = |low| float(_mm256_slli_epi32::<16>(low));
+                return [[[float(a), float(b)], [even(a), even(b)]], [[float(c), float(d)], [even(c), even(d)]]];
+            }
+            // Four codes to a lane, each in the low six bits of a byte.
+            const { assert!(matches!(ORDER, [0, 2, 1, 3])) };
+            let a = self.half_quad::<BITS, false>(step, quad, 0);
+            let b = self.half_quad::<BITS, false>(step, quad, 1);
+            [
+                [
+                    [float(_mm256_slli_epi32::<10>(a)), float(_mm256_slli_epi32::<10>(b))],
+                    [float(_mm256_slli_epi32::<26>(a)), float(_mm256_slli_epi32::<26>(b))],
+                ],
+                [
+                    [float(_mm256_slli_epi32::<2>(a)), float(_mm256_slli_epi32::<2>(b))],
+                    [float(_mm256_slli_epi32::<18>(a)), float(_mm256_slli_epi32::<18>(b))],
+                ],
+            ]
+        }
+    }
     #[inline(always)]
     fn fetch<T>(self, at: &T) {
         // SAFETY: a prefetch of any address is harmless.
@@ -418,6 +465,18 @@ impl Simd for Avx2 {
         unsafe {
             let bytes = _mm_loadu_si128(scales.as_ptr().cast());
             [powers(_mm256_cvtepu8_epi32(bytes)), powers(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes)))]
+        }
+    }
+    #[inline(always)]
+    fn normal_powers(self, scales: &[E8M0; LANES]) -> Self::F32 {
+        let (first, second) = (scales.as_ptr(), scales[LANES / 2..].as_ptr());
+        // SAFETY: `self` proves AVX2; a scale is one byte, and eight are loaded from eight.
+        unsafe {
+            let exponents = [
+                _mm256_cvtepu8_epi32(_mm_loadl_epi64(first.cast())),
+                _mm256_cvtepu8_epi32(_mm_loadl_epi64(second.cast())),
+            ];
+            self.with_bits(self.shift_left(exponents, 23))
         }
     }
     #[inline(always)]
@@ -443,6 +502,7 @@ impl IntegerProducts for Avx2 {
     type I32 = [__m256i; 2];
     type Short = [__m256i; 2];
     const SHORT: i32 = i16::MAX as i32;
+    const BIAS_OF_4_BITS: i32 = SMALL_BIAS;
     const DOTS_BYTES: bool = true;
 
     #[inline(always)]
@@ -451,7 +511,7 @@ impl IntegerProducts for Avx2 {
         unsafe { [_mm256_set1_epi32(x); 2] }
     }
     #[inline(always)]
-    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> [__m256i; 2] {
+    fn bytes<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize) -> [__m256i; 2] {
         [self.bytes_half::<BITS>(table, step, quad, 0), self.bytes_half::<BITS>(table, step, quad, 1)]
     }
     #[inline(always)]
@@ -501,6 +561,10 @@ impl IntegerProducts for Avx2 {
     fn float(self, x: [__m256i; 2]) -> [__m256; 2] {
         // SAFETY: `self` proves AVX2.
         unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
+    }
+    #[inline(always)]
+    fn settled_short(self, x: [__m256i; 2]) -> [__m256i; 2] {
+        self.settled_integers(x)
     }
     #[inline(always)]
     fn settled_integers(self, x: [__m256i; 2]) -> [__m256i; 2] {

@@ -10,7 +10,7 @@ use half::bf16;
 use microscale_formats::E8M0;
 
 use super::avx2::prefetch_past;
-use super::codes::{CodeTable, IntegerTable};
+use super::codes::{ByteTable, CodeTable, IntegerTable};
 use super::{IntegerProducts, LANES, Simd, exponential};
 use decoding::fours;
 pub(super) use decoding::interleave;
@@ -426,15 +426,15 @@ impl IntegerProducts for Avx512 {
         unsafe { _mm512_set1_epi32(x) }
     }
     #[inline(always)]
-    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> __m512i {
+    fn bytes<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize) -> __m512i {
         let codes = self.codes::<BITS>(step, quad);
         // SAFETY: `self` proves AVX-512.
         unsafe {
             match BITS {
-                4 => _mm512_shuffle_epi8(self.part(table, 0), _mm512_and_si512(codes, _mm512_set1_epi8(0x0F))),
+                4 => _mm512_shuffle_epi8(self.part(&table.biased, 0), _mm512_and_si512(codes, _mm512_set1_epi8(0x0F))),
                 6 => {
                     // 128 and the value; for the other sign 256 less that.
-                    let values = self.look_up_bytes_32(codes, table);
+                    let values = self.look_up_bytes_32(codes, &table.biased);
                     let negative = _mm512_test_epi8_mask(codes, _mm512_set1_epi8(0x20));
                     _mm512_mask_sub_epi8(values, negative, _mm512_setzero_si512(), values)
                 }

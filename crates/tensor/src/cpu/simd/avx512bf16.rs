@@ -8,7 +8,7 @@ use microscale_formats::E8M0;
 
 use super::avx512::{Avx512, avx512_methods, interleave};
 use super::avx512vnni::Avx512Vnni;
-use super::codes::{CodeTable, IntegerTable, PairTable};
+use super::codes::{ByteTable, CodeTable, IntegerTable, PairTable};
 use super::{IntegerProducts, LANES, Simd};
 
 /// Proof of AVX-512 with VBMI, VNNI and BF16, the latter adding in the canonical order.
@@ -147,13 +147,13 @@ impl IntegerProducts for Avx512Bf16 {
         self.0.start(x)
     }
     #[inline(always)]
-    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> __m512i {
+    fn bytes<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize) -> __m512i {
         if BITS == 8 {
             return self.0.bytes::<BITS>(table, step, quad);
         }
         let codes = self.0.base().codes::<BITS>(step, quad);
         // SAFETY: `self` proves AVX-512 with VBMI; the load lies within the table.
-        unsafe { _mm512_permutexvar_epi8(codes, _mm512_loadu_si512(table.as_ptr().cast())) }
+        unsafe { _mm512_permutexvar_epi8(codes, _mm512_loadu_si512(table.biased.as_ptr().cast())) }
     }
     #[inline(always)]
     fn dot_bytes(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {

@@ -7,7 +7,7 @@ use half::bf16;
 use microscale_formats::E8M0;
 
 use super::avx512::{Avx512, avx512_methods};
-use super::codes::{CodeTable, IntegerTable};
+use super::codes::{ByteTable, CodeTable, IntegerTable};
 use super::{IntegerProducts, LANES, Simd};
 
 /// Proof of AVX-512 with VNNI: sums of products of integers in one instruction.
@@ -82,7 +82,7 @@ impl IntegerProducts for Avx512Vnni {
         self.0.start(x)
     }
     #[inline(always)]
-    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> __m512i {
+    fn bytes<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize) -> __m512i {
         self.0.bytes::<BITS>(table, step, quad)
     }
     #[inline(always)]

@@ -44,11 +44,20 @@ pub(crate) struct CodeTable {
     /// How most magnitudes of 8 bits become bf16.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "looked up whole elsewhere"))]
     pub(crate) middle: Middle,
-    /// Of small integers: the value of each code in units, plus [`BYTE_BIAS`]; codes of 4 bits repeat every 16.
-    pub(crate) bytes: Option<[u8; 256]>,
+    /// Of small integers: the value of each code in units.
+    pub(crate) bytes: Option<ByteTable>,
     /// Of formats of 4 and 6 bits and of small integers: the value of each code in units, as a signed integer; shorter codes
     /// repeat.
     pub(crate) integers: Option<IntegerTable>,
+}
+
+/// The integers that codes stand for, as bytes.
+pub(crate) struct ByteTable {
+    /// Plus [`BYTE_BIAS`]; codes of 4 bits repeat every 16.
+    pub(crate) biased: [u8; 256],
+    /// Those of codes of 4 bits plus [`SMALL_BIAS`].
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "sums have room enough elsewhere"))]
+    pub(crate) small: [u8; 16],
 }
 
 /// The integers that codes stand for.
@@ -126,6 +135,8 @@ impl Middle {
 
 /// What is added to weights to make their bytes unsigned, which is what the machines multiply signed ones by.
 pub(crate) const BYTE_BIAS: i32 = 128;
+/// What is enough for codes of 4 bits: their products with other bytes are then small.
+pub(crate) const SMALL_BIAS: i32 = 16;
 
 /// Whether the values of a format are small integers times its smallest magnitude, and fit a byte.
 pub(crate) fn is_small_integer(element: ElementFormat) -> bool {
@@ -155,8 +166,11 @@ impl CodeTable {
             twos_complement: element == INT8,
             middle: Middle::new(element),
             bytes: is_small_integer(element).then(|| {
-                let units = units(element);
-                std::array::from_fn(|code| ((element.decode(code as u8 & mask) * units) as i32 + BYTE_BIAS) as u8)
+                let value = |code: usize| (element.decode(code as u8 & mask) * units(element)) as i32;
+                ByteTable {
+                    biased: std::array::from_fn(|code| (value(code) + BYTE_BIAS) as u8),
+                    small: std::array::from_fn(|code| (value(code) + SMALL_BIAS) as u8),
+                }
             }),
             integers: (element.bits() < 8 || is_small_integer(element)).then(|| {
                 let value = |code| ((element.decode(code as u8 & mask) * units(element)) as i16).cast_unsigned();
@@ -176,6 +190,19 @@ impl CodeTable {
             })
         })
     }
+}
+
+/// The code of `BITS` bits, a sign and a magnitude with so many fraction bits, as the `f32` with the same exponent and fraction fields. That
+/// is its value over 2^[`exponent_of_codes`], subnormal ones included; special codes count as the numbers that they would be otherwise.
+#[inline(always)]
+pub(crate) fn float_of_code<const BITS: usize>(fraction_bits: u32, code: u8) -> f32 {
+    let (code, sign) = (u32::from(code), 1 << (BITS - 1));
+    f32::from_bits((code & sign) << (32 - BITS) | (code & (sign - 1)) << (23 - fraction_bits))
+}
+
+/// The exponent of the power of two by which values of a format are larger than [`float_of_code`].
+pub(crate) fn exponent_of_codes(element: ElementFormat) -> i32 {
+    127 - element.bias()
 }
 
 /// Packs the codes of a step, quad after quad, into `BITS · 64` bytes.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::codes::BYTE_BIAS;
 use super::{IntegerProducts, dispatch_integers, tiles};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512, avx512bf16, avx512vnni};
@@ -40,6 +41,11 @@ impl Isa {
     /// Whether products of bytes are worth more than those of wider integers.
     pub(crate) fn dots_bytes(self) -> bool {
         dispatch_integers!(self, simd => dots_bytes(simd), false)
+    }
+
+    /// What bytes of codes of so many bits are more than the integers they stand for.
+    pub(crate) fn byte_bias(self, bits: u32) -> i32 {
+        dispatch_integers!(self, simd => simd.byte_bias(bits as usize), BYTE_BIAS)
     }
 
     /// The largest sum of products of bytes that it can take for one.

@@ -47,12 +47,12 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::compiler_fence;
 
 use half::bf16;
-use microscale_formats::E8M0;
+use microscale_formats::{E8M0, ElementFormat};
 
 use super::kernel::bf16::{pair, round, rounded};
 use super::kernel::operand::pairs_of_floats;
 use crate::math;
-use codes::{CodeTable, IntegerTable};
+use codes::{BYTE_BIAS, ByteTable, CodeTable, IntegerTable};
 pub(crate) use dispatch::*;
 pub use isa::{Isa, UnsupportedIsa};
 
@@ -132,6 +132,24 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn dot(self, x: Self::Pairs, w: Self::Pairs, sum: Self::F32) -> Self::F32;
     /// The values of a quad of a packed step ([`codes::pack_step`]): two pairs along k of sixteen outputs.
     fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2];
+    /// Whether [`floats_of_codes`](Self::floats_of_codes) of a format takes less than any other way to its values.
+    fn takes_codes_for_floats(self, _: ElementFormat) -> bool {
+        false
+    }
+    /// The values of a quad of a packed step of codes of 6 or 8 bits, a sign and a magnitude with so many fraction bits, times a
+    /// power of two ([`codes::float_of_code`]): of each of its two pairs the odd elements, then the even ones.
+    #[inline(always)]
+    fn floats_of_codes<const BITS: usize>(self, fraction_bits: u32, step: &[u8], quad: usize) -> [[Self::F32; 2]; 2] {
+        let mut floats = [[[0.0; LANES]; 2]; 2];
+        for output in 0..LANES {
+            for k in 0..4 {
+                let code = codes::code::<BITS>(step, quad, codes::position(BITS as u32, output, k));
+                floats[k / 2][1 - k % 2][output] = codes::float_of_code::<BITS>(fraction_bits, code);
+            }
+        }
+        let [[a, b], [c, d]] = floats;
+        [[self.load(&a), self.load(&b)], [self.load(&c), self.load(&d)]]
+    }
     /// Packs sixteen pairs of codes, each pair in the low bits of a lane and nothing above, least significant bits first,
     /// into `4 · BITS` bytes.
     #[inline(always)]
@@ -299,6 +317,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
     }
     /// The powers of two that scales stand for.
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32;
+    /// The same of scales that are neither the smallest nor NaN.
+    #[inline(always)]
+    fn normal_powers(self, scales: &[E8M0; LANES]) -> Self::F32 {
+        self.powers(scales)
+    }
 
     /// Runs `f` compiled for this instruction set: what is inlined into it may use (and be vectorized with) all of it. It is
     /// not inlined itself: one within another keeps functions small, as the time to compile one grows with its square.
@@ -313,14 +336,27 @@ pub(crate) trait IntegerProducts: Simd {
     type Short: Copy;
     /// The largest magnitude that a [`Short`](Self::Short) holds.
     const SHORT: i32;
+    /// What [`bytes`](Self::bytes) of codes of 4 bits have been added.
+    const BIAS_OF_4_BITS: i32 = BYTE_BIAS;
     /// Whether [`dot_bytes`](Self::dot_bytes) takes no more instructions than half as many
     /// [`dot_integers`](Self::dot_integers), so that it is worth more than decoding every code once.
     const DOTS_BYTES: bool;
 
     fn start(self, x: i32) -> Self::I32;
-    /// The bytes of a quad of a packed step: four elements along k, in their [order](codes::ORDER), unsigned, in each of sixteen
-    /// lanes, the outputs.
-    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> Self::Pairs;
+    /// What the bytes of codes of so many bits have been added to be unsigned.
+    #[inline(always)]
+    fn byte_bias(self, bits: usize) -> i32 {
+        if bits == 4 { Self::BIAS_OF_4_BITS } else { BYTE_BIAS }
+    }
+    /// What sums of products with such bytes start with, given that for those [`BYTE_BIAS`] too large.
+    #[inline(always)]
+    fn start_beside(self, start: i32, bits: usize) -> Self::I32 {
+        let bias = self.byte_bias(bits);
+        self.start(if bias == BYTE_BIAS { start } else { start / BYTE_BIAS * bias })
+    }
+    /// The bytes of a quad of a packed step: four elements along k, in their [order](codes::ORDER), plus their
+    /// [bias](Self::byte_bias), in each of sixteen lanes, the outputs.
+    fn bytes<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize) -> Self::Pairs;
     /// `sum` and the four products of `x`, signed bytes, with each lane of bytes. No two of these make more than
     /// [`SHORT`](Self::SHORT).
     fn dot_bytes(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32;
@@ -335,6 +371,11 @@ pub(crate) trait IntegerProducts: Simd {
     /// `sum` and the two products of `x`, signed integers of 16 bits, with each lane.
     fn dot_integers(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32;
     fn float(self, x: Self::I32) -> Self::F32;
+    /// [`settled`](Simd::settled).
+    #[inline(always)]
+    fn settled_short(self, x: Self::Short) -> Self::Short {
+        x
+    }
     /// [`settled`](Simd::settled).
     #[inline(always)]
     fn settled_integers(self, x: Self::I32) -> Self::I32 {
@@ -364,7 +405,7 @@ pub(crate) trait Words: Simd {
 
 #[cfg(test)]
 mod tests {
-    use microscale_formats::ElementFormat;
+    use microscale_formats::{E2M3, E3M2, E4M3, E5M2, ElementFormat};
 
     use super::codes::{QUADS, is_small_integer};
     use super::*;
@@ -383,6 +424,20 @@ mod tests {
             simd.store_pairs(pairs, &mut lanes);
             lanes
         })
+    }
+
+    fn floats_as_scalar<S: Simd, const BITS: usize>(simd: S, element: ElementFormat) {
+        let fraction_bits = element.mantissa_bits();
+        for step in steps(BITS) {
+            for quad in 0..QUADS {
+                let found = simd.vectorize(|| {
+                    let floats = simd.floats_of_codes::<BITS>(fraction_bits, &step, quad);
+                    floats.map(|floats| lanes(simd, floats.map(|x| simd.bits(x))))
+                });
+                let floats = scalar().floats_of_codes::<BITS>(fraction_bits, &step, quad);
+                assert_eq!(found, floats.map(|floats| floats.map(|x| x.map(f32::to_bits))), "{element:?}, quad {quad}");
+            }
+        }
     }
 
     fn decodes_as_scalar<S: Simd, const BITS: usize>(simd: S, element: ElementFormat) {
@@ -419,6 +474,8 @@ mod tests {
                             [simd.dot_bytes(bytes_x, found, start), simd.long(short, start)].map(sums),
                         )
                     });
+                    let less = u32::from_ne_bytes([(BYTE_BIAS - simd.byte_bias(BITS)) as u8; 4]);
+                    let expected = expected.map(|bytes| bytes - less);
                     assert_eq!(found, expected, "{element:?}, quad {quad}");
                     let expected = scalar().dot_bytes(bytes_x, expected, [-5; LANES]);
                     assert_eq!(sum, [scalar().float(expected); 2], "{element:?}, quad {quad}");
@@ -445,7 +502,33 @@ mod tests {
             for isa in Isa::available() {
                 let mut powers = [0.0; LANES];
                 dispatch!(isa, simd => simd.vectorize(|| simd.store(simd.powers(&scales), &mut powers)));
-                assert_eq!(powers.map(f32::to_bits), scalar().powers(&scales).map(f32::to_bits), "{isa} from {first}");
+                let expected = scalar().powers(&scales).map(f32::to_bits);
+                assert_eq!(powers.map(f32::to_bits), expected, "{isa} from {first}");
+                dispatch!(isa, simd => simd.vectorize(|| simd.store(simd.normal_powers(&scales), &mut powers)));
+                let normal = scales.iter().zip(powers.iter().zip(&expected)).filter(|(s, _)| !matches!(s.0, 0 | 255));
+                normal.for_each(|(scale, (power, &bits))| assert_eq!(power.to_bits(), bits, "{isa}, {scale:?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn codes_become_the_same_floats_everywhere() {
+        for element in [E2M3, E3M2, E4M3, E5M2] {
+            // Codes of numbers are their values over a power of two.
+            let power = 2f64.powi(codes::exponent_of_codes(element));
+            let number = |&code: &u8| u32::from(code) < 1 << element.bits() && element.decode(code).is_finite();
+            for code in (0..=u8::MAX).filter(number) {
+                let float = match element.bits() {
+                    6 => codes::float_of_code::<6>(element.mantissa_bits(), code),
+                    _ => codes::float_of_code::<8>(element.mantissa_bits(), code),
+                };
+                assert_eq!(f64::from(float) * power, f64::from(element.decode(code)), "{element:?}, {code}");
+            }
+            for isa in Isa::available() {
+                dispatch!(isa, simd => match element.bits() {
+                    6 => floats_as_scalar::<_, 6>(simd, element),
+                    _ => floats_as_scalar::<_, 8>(simd, element),
+                });
             }
         }
     }

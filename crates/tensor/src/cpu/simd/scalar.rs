@@ -2,8 +2,8 @@ use std::array::from_fn;
 
 use microscale_formats::E8M0;
 
-use super::codes::IntegerTable;
 use super::codes::{self, CodeTable};
+use super::codes::{ByteTable, IntegerTable};
 use super::{IntegerProducts, LANES, Simd, Words};
 
 /// Plain Rust.
@@ -136,9 +136,9 @@ impl IntegerProducts for Scalar {
     fn start(self, x: i32) -> Self::I32 {
         [x; LANES]
     }
-    fn bytes<const BITS: usize>(self, table: &[u8; 256], step: &[u8], quad: usize) -> Self::Pairs {
+    fn bytes<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize) -> Self::Pairs {
         let at = |output, k| codes::position(BITS as u32, output, k);
-        let byte = |output, k| table[usize::from(codes::code::<BITS>(step, quad, at(output, k)))];
+        let byte = |output, k| table.biased[usize::from(codes::code::<BITS>(step, quad, at(output, k)))];
         from_fn(|output| u32::from_le_bytes(codes::ORDER.map(|k| byte(output, k))))
     }
     fn dot_bytes(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32 {

@@ -4,12 +4,15 @@
 
 use std::ops::Range;
 
+use microscale_formats::ElementFormat;
+
+use super::super::floats::FloatRow;
 use super::super::linear::Product;
 use super::super::panels::{GROUP, Packed, PanelScales, step_codes};
 use super::super::product::HALF;
 use super::super::sides::{PANEL, STEP, StepIntegers, XTile, block_of};
 use super::{Way, add_quad, add_scaled, lanes};
-use crate::cpu::simd::codes::QUADS;
+use crate::cpu::simd::codes::{QUADS, exponent_of_codes};
 use crate::cpu::simd::{AHEAD, IntegerProducts, Simd};
 
 /// Through codes of `BITS` bits.
@@ -43,6 +46,15 @@ pub(super) struct Sides<'a, const P: usize> {
 #[derive(Clone, Copy)]
 pub(super) struct Pairs;
 
+/// Codes of 6 or 8 bits taken for f32, whose values are larger by a power of two, its root taken into the rows.
+#[derive(Clone, Copy)]
+pub(super) struct Floats<'a> {
+    fraction_bits: u32,
+    root: f32,
+    /// `[step][row]`, times the root.
+    rows: &'a [FloatRow],
+}
+
 /// Integers of 8 bits. A chunk is a step.
 #[derive(Clone, Copy)]
 pub(super) struct Bytes;
@@ -52,9 +64,10 @@ pub(super) struct Bytes;
 #[derive(Clone, Copy)]
 pub(super) struct Halves;
 
-/// Integers of 16 bits in steps where the sums are exact, pairs of bf16 in others. A chunk is a step.
+/// Integers of 16 bits in steps where the sums are exact; in others f32, if codes can be taken for these, or else pairs of bf16. A
+/// chunk is a step.
 #[derive(Clone, Copy)]
-pub(super) struct Words;
+pub(super) struct Words<'a>(pub(super) Option<Floats<'a>>);
 
 impl<S: Simd, K: Kind<S>, const BITS: usize> Way for Codes<'_, S, K, BITS> {
     type Simd = S;
@@ -90,28 +103,19 @@ impl<S: Simd> Kind<S> for Pairs {
         totals: &mut [[S::F32; P]; R],
     ) {
         let &Sides { x, packed, .. } = sides;
-        let mut sums = [[simd.splat(0.0); P]; R];
+        let mut sums = [[simd.splat(0.0); R]; P];
         for step in chunk.start / STEP..chunk.end.div_ceil(STEP) {
             let rows = x.rows::<R>(step, 0);
-            sides.quads::<S, BITS>(
+            sides.quads::<S, BITS, 2, _>(
                 simd,
                 step,
+                &mut sums,
                 #[inline(always)]
-                |codes, quad, done| {
-                    four::<P>(
-                        #[inline(always)]
-                        |p| {
-                            let w = simd.decode::<BITS>(&packed.table, codes[p], quad);
-                            add_quad(simd, rows, w, quad, (&mut sums, p));
-                        },
-                    );
-                    settle(
-                        done,
-                        &mut sums,
-                        #[inline(always)]
-                        |sum| simd.settled(sum),
-                    );
+                |sums, codes, quad| {
+                    add_quad(simd, rows, simd.decode::<BITS>(&packed.table, codes, quad), quad, sums);
                 },
+                #[inline(always)]
+                |sums| settle_floats(simd, sums),
             );
         }
         let powers = sides.powers(simd, chunk.start);
@@ -122,6 +126,111 @@ impl<S: Simd> Kind<S> for Pairs {
             #[inline(always)]
             |r, p| simd.mul(powers[p], simd.splat(x.power(chunk.start, r))),
         );
+    }
+}
+
+impl<'a> Floats<'a> {
+    /// For a few rows of `x` and weights of a format, all of whose codes are numbers; `rows` is room for these.
+    #[inline(always)]
+    pub(super) fn new<S: Simd>(simd: S, x: &XTile<'_>, element: ElementFormat, rows: &'a mut Vec<FloatRow>) -> Self {
+        let root = f32::from_bits(((127 + exponent_of_codes(element) / 2) as u32) << 23);
+        rows.resize(x.lanes.len(), FloatRow::default());
+        for (lanes, row) in x.lanes.iter().zip(&mut *rows) {
+            let [even, odd] = simd.floats(simd.load_pairs(&lanes.0));
+            let root = simd.splat(root);
+            simd.store(simd.mul(odd, root), &mut row[0]);
+            simd.store(simd.mul(even, root), &mut row[1]);
+        }
+        Floats { fraction_bits: element.mantissa_bits(), root, rows }
+    }
+}
+
+impl<S: Simd> Kind<S> for Floats<'_> {
+    #[inline(always)]
+    fn add<const BITS: usize, const R: usize, const P: usize>(
+        self,
+        simd: S,
+        sides: &Sides<'_, P>,
+        chunk: Range<usize>,
+        totals: &mut [[S::F32; P]; R],
+    ) {
+        let mut sums = [[simd.splat(0.0); R]; P];
+        for step in chunk.start / STEP..chunk.end.div_ceil(STEP) {
+            let rows = &self.rows[step * R..][..R];
+            sides.quads::<S, BITS, 2, _>(
+                simd,
+                step,
+                &mut sums,
+                #[inline(always)]
+                |sums, codes, quad| {
+                    let w = simd.floats_of_codes::<BITS>(self.fraction_bits, codes, quad);
+                    for r in 0..R {
+                        for pair in 0..2 {
+                            for half in 0..2 {
+                                let x = simd.splat(rows[r][half][2 * quad + pair]);
+                                sums[r] = simd.fma(x, w[pair][half], sums[r]);
+                            }
+                        }
+                    }
+                },
+                #[inline(always)]
+                |sums| settle_floats(simd, sums),
+            );
+        }
+        let powers = sides.powers(simd, chunk.start);
+        add_scaled(
+            simd,
+            &sums,
+            totals,
+            #[inline(always)]
+            |r, p| simd.mul(powers[p], simd.splat(sides.x.power(chunk.start, r) * self.root)),
+        );
+    }
+}
+
+/// Sums of products of bytes of some rows with a panel.
+#[derive(Clone, Copy)]
+struct ByteSums<S: IntegerProducts, const R: usize> {
+    short: [S::Short; R],
+    /// Without what is in the short ones.
+    long: [S::I32; R],
+}
+
+/// Quads whose products codes of 4 bits keep so small that [`IntegerProducts::Short`] holds their sums, whatever they are
+/// multiplied by; [`Product::integers`] sees to it.
+pub(super) const QUADS_IN_SHORT: usize = 4;
+
+impl<S: IntegerProducts, const R: usize> ByteSums<S, R> {
+    #[inline(always)]
+    fn new(simd: S, starts: [S::I32; R]) -> Self {
+        ByteSums { short: [simd.short(starts[0]); R], long: starts }
+    }
+
+    /// Adds the products with a quad's bytes.
+    #[inline(always)]
+    fn add<const BITS: usize>(&mut self, simd: S, row: impl Fn(usize) -> u32, (w, quad): (S::Pairs, usize)) {
+        for r in 0..R {
+            if BITS != 4 || S::SHORT == i32::MAX {
+                self.long[r] = simd.dot_bytes(row(r), w, self.long[r]);
+                continue;
+            }
+            if quad.is_multiple_of(QUADS_IN_SHORT) {
+                self.short[r] = simd.short(self.long[r]);
+            }
+            self.short[r] = simd.dot_bytes_short(row(r), w, self.short[r]);
+            if quad % QUADS_IN_SHORT == QUADS_IN_SHORT - 1 {
+                self.long[r] = simd.long(self.short[r], self.long[r]);
+            }
+        }
+    }
+
+    /// [`IntegerProducts::settled_integers`] of all of them.
+    #[inline(always)]
+    fn settle(&mut self, simd: S) {
+        for r in 0..R {
+            self.short[r] = simd.settled_short(self.short[r]);
+            self.long[r] = simd.settled_integers(self.long[r]);
+        }
     }
 }
 
@@ -137,37 +246,33 @@ impl<S: IntegerProducts> Kind<S> for Bytes {
         let (&Sides { x, packed, .. }, step) = (sides, chunk.start / STEP);
         let table = packed.table.bytes.as_ref().expect("the way through bytes is taken where there are some");
         let rows = &x.bytes[step * R..][..R];
-        let mut sums = [[simd.start(0); P]; R];
+        let mut starts = [simd.start(0); R];
         for r in 0..R {
-            sums[r] = [simd.start(rows[r].start); P];
+            starts[r] = simd.start_beside(rows[r].start, BITS);
         }
-        sides.quads::<S, BITS>(
+        let mut sums = [ByteSums::new(simd, starts); P];
+        sides.quads::<S, BITS, 1, _>(
             simd,
             step,
+            &mut sums,
             #[inline(always)]
-            |codes, quad, done| {
-                four::<P>(
+            |sums, codes, quad| {
+                let w = simd.bytes::<BITS>(table, codes, quad);
+                sums.add::<BITS>(
+                    simd,
                     #[inline(always)]
-                    |p| {
-                        let w = simd.bytes::<BITS>(table, codes[p], quad);
-                        for r in 0..R {
-                            sums[r][p] = simd.dot_bytes(rows[r].quads[quad], w, sums[r][p]);
-                        }
-                    },
-                );
-                settle(
-                    done,
-                    &mut sums,
-                    #[inline(always)]
-                    |sum| simd.settled_integers(sum),
+                    |r| rows[r].quads[quad],
+                    (w, quad),
                 );
             },
+            #[inline(always)]
+            |sums| sums.settle(simd),
         );
         sides.add_exact(
             simd,
             chunk.start,
             #[inline(always)]
-            |r, p| simd.float(sums[r][p]),
+            |r, p| simd.float(sums[p].long[r]),
             #[inline(always)]
             |r| rows[r].unit,
             totals,
@@ -190,37 +295,33 @@ impl<S: IntegerProducts> Kind<S> for Halves {
             return Pairs.add::<BITS, R, P>(simd, sides, chunk, totals);
         }
         let table = packed.table.bytes.as_ref().expect("the way through bytes is taken where there are some");
-        let mut sums = [[[simd.start(0); P]; R]; 2];
+        let mut starts = [ByteSums::new(simd, [simd.start(0); R]); 2];
         for half in 0..2 {
             for r in 0..R {
-                sums[half][r] = [simd.start(rows[r].starts[half]); P];
+                starts[half].long[r] = simd.start_beside(rows[r].starts[half], BITS);
             }
         }
-        sides.quads::<S, BITS>(
+        let mut sums = [starts; P];
+        sides.quads::<S, BITS, 1, _>(
             simd,
             step,
+            &mut sums,
             #[inline(always)]
-            |codes, quad, done| {
-                four::<P>(
-                    #[inline(always)]
-                    |p| {
-                        let w = simd.bytes::<BITS>(table, codes[p], quad);
-                        for half in 0..2 {
-                            for r in 0..R {
-                                let sum = sums[half][r][p];
-                                sums[half][r][p] = simd.dot_bytes(rows[r].halves[half][quad], w, sum);
-                            }
-                        }
-                    },
-                );
-                for sums in &mut sums {
-                    settle(
-                        done,
-                        sums,
+            |sums, codes, quad| {
+                let w = simd.bytes::<BITS>(table, codes, quad);
+                for half in 0..2 {
+                    sums[half].add::<BITS>(
+                        simd,
                         #[inline(always)]
-                        |sum| simd.settled_integers(sum),
+                        |r| rows[r].halves[half][quad],
+                        (w, quad),
                     );
                 }
+            },
+            #[inline(always)]
+            |[lower, upper]| {
+                lower.settle(simd);
+                upper.settle(simd);
             },
         );
         let upper = simd.splat(256.0);
@@ -229,7 +330,7 @@ impl<S: IntegerProducts> Kind<S> for Halves {
             chunk.start,
             // Both parts are exact in f32, and so is their sum, as the norms say.
             #[inline(always)]
-            |r, p| simd.fma(simd.float(sums[1][r][p]), upper, simd.float(sums[0][r][p])),
+            |r, p| simd.fma(simd.float(sums[p][1].long[r]), upper, simd.float(sums[p][0].long[r])),
             #[inline(always)]
             |r| rows[r].unit,
             totals,
@@ -237,7 +338,7 @@ impl<S: IntegerProducts> Kind<S> for Halves {
     }
 }
 
-impl<S: IntegerProducts> Kind<S> for Words {
+impl<S: IntegerProducts> Kind<S> for Words<'_> {
     #[inline(always)]
     fn add<const BITS: usize, const R: usize, const P: usize>(
         self,
@@ -249,38 +350,33 @@ impl<S: IntegerProducts> Kind<S> for Words {
         let (&Sides { x, packed, .. }, step) = (sides, chunk.start / STEP);
         let rows = &x.integers[step * R..][..R];
         if largest_norm(rows) > packed.limit.min(f32::from(i16::MAX)) {
-            return Pairs.add::<BITS, R, P>(simd, sides, chunk, totals);
+            return match self.0 {
+                Some(floats) => floats.add::<BITS, R, P>(simd, sides, chunk, totals),
+                None => Pairs.add::<BITS, R, P>(simd, sides, chunk, totals),
+            };
         }
         let table = packed.table.integers.as_ref().expect("the way through words is taken where there are some");
-        let mut sums = [[simd.start(0); P]; R];
-        sides.quads::<S, BITS>(
+        let mut sums = [[simd.start(0); R]; P];
+        sides.quads::<S, BITS, 2, _>(
             simd,
             step,
+            &mut sums,
             #[inline(always)]
-            |codes, quad, done| {
-                four::<P>(
-                    #[inline(always)]
-                    |p| {
-                        let w = simd.integers::<BITS>(table, codes[p], quad);
-                        for r in 0..R {
-                            let sum = simd.dot_integers(rows[r].pairs[2 * quad], w[0], sums[r][p]);
-                            sums[r][p] = simd.dot_integers(rows[r].pairs[2 * quad + 1], w[1], sum);
-                        }
-                    },
-                );
-                settle(
-                    done,
-                    &mut sums,
-                    #[inline(always)]
-                    |sum| simd.settled_integers(sum),
-                );
+            |sums, codes, quad| {
+                let w = simd.integers::<BITS>(table, codes, quad);
+                for r in 0..R {
+                    let sum = simd.dot_integers(rows[r].pairs[2 * quad], w[0], sums[r]);
+                    sums[r] = simd.dot_integers(rows[r].pairs[2 * quad + 1], w[1], sum);
+                }
             },
+            #[inline(always)]
+            |sums| settle(simd, sums),
         );
         sides.add_exact(
             simd,
             chunk.start,
             #[inline(always)]
-            |r, p| simd.float(sums[r][p]),
+            |r, p| simd.float(sums[p][r]),
             #[inline(always)]
             |r| rows[r].unit,
             totals,
@@ -289,10 +385,18 @@ impl<S: IntegerProducts> Kind<S> for Words {
 }
 
 impl<const P: usize> Sides<'_, P> {
-    /// Calls `f(codes of the step, by panel; quad; whether a line ends)` for all quads of a step, and asks for the lines that come
-    /// next.
+    /// Calls `add(sums of the panel, its codes of the step, quad)` for all quads of a step and all panels, and asks for the lines that
+    /// come next. `settle` is told of sums that are done with a line ([`Simd::settled`]). Where registers are few, `N` panels are done
+    /// with the step before the next.
     #[inline(always)]
-    fn quads<S: Simd, const BITS: usize>(&self, simd: S, step: usize, mut f: impl FnMut(&[&[u8]; P], usize, bool)) {
+    fn quads<S: Simd, const BITS: usize, const N: usize, T: Copy>(
+        &self,
+        simd: S,
+        step: usize,
+        sums: &mut [T; P],
+        mut add: impl FnMut(&mut T, &[u8], usize),
+        mut settle: impl FnMut(&mut T),
+    ) {
         let mut here = self.codes;
         for codes in &mut here {
             *codes = step_codes::<BITS>(codes, step);
@@ -304,6 +408,15 @@ impl<const P: usize> Sides<'_, P> {
             #[inline(always)]
             |ahead| if left > ahead { 0 } else { (P - 1) * length },
         );
+        if S::ROWS < HALF {
+            // The registers hold the sums of few panels and what decodes their codes.
+            if P.is_multiple_of(N) {
+                some_at_a_time::<S, N, P, T>(simd, (here, skips), sums, add, settle);
+            } else {
+                some_at_a_time::<S, 1, P, T>(simd, (here, skips), sums, add, settle);
+            }
+            return;
+        }
         for first in (0..QUADS).step_by(4) {
             four::<4>(
                 #[inline(always)]
@@ -311,14 +424,19 @@ impl<const P: usize> Sides<'_, P> {
                     let quad = first + quad;
                     four::<P>(
                         #[inline(always)]
-                        |p| {
-                            if let Some(line) = here[p].as_chunks::<64>().0.get(quad) {
-                                simd.prefetch_past(line, skips);
-                            }
-                        },
+                        |p| ask(simd, here[p], quad, skips),
                     );
-                    // Two quads of four bits share a line, which is kept for both where there are registers for that.
-                    f(&here, quad, BITS > 4 || quad % 2 == 1 || S::ROWS < HALF);
+                    four::<P>(
+                        #[inline(always)]
+                        |p| add(&mut sums[p], here[p], quad),
+                    );
+                    // Two quads of four bits share a line.
+                    if BITS > 4 || quad % 2 == 1 {
+                        four::<P>(
+                            #[inline(always)]
+                            |p| settle(&mut sums[p]),
+                        );
+                    }
                 },
             );
         }
@@ -332,7 +450,8 @@ impl<const P: usize> Sides<'_, P> {
         simd.prefetch(self.scales[0].block(block));
         let mut powers = [simd.splat(1.0); P];
         for p in 0..P {
-            powers[p] = simd.powers(self.scales[p].block(block));
+            let scales = self.scales[p].block(block);
+            powers[p] = if self.packed.scales_are_normal { simd.normal_powers(scales) } else { simd.powers(scales) };
         }
         powers
     }
@@ -368,15 +487,56 @@ fn largest_norm(rows: &[StepIntegers]) -> f32 {
     )
 }
 
-/// [`Simd::settled`], as `settled` does it, for all sums where they are done with a line.
+/// All quads of the step that begins `here` in each panel, `N` panels at a time.
 #[inline(always)]
-fn settle<T: Copy, const R: usize, const P: usize>(done: bool, sums: &mut [[T; P]; R], settled: impl Fn(T) -> T) {
-    if done {
-        for r in 0..R {
-            for p in 0..P {
-                sums[r][p] = settled(sums[r][p]);
-            }
+fn some_at_a_time<S: Simd, const N: usize, const P: usize, T: Copy>(
+    simd: S,
+    (here, skips): ([&[u8]; P], [usize; 2]),
+    sums: &mut [T; P],
+    mut add: impl FnMut(&mut T, &[u8], usize),
+    mut settle: impl FnMut(&mut T),
+) {
+    for (here, sums) in here.as_chunks::<N>().0.iter().zip(sums.as_chunks_mut::<N>().0) {
+        let mut own = *sums;
+        for first in (0..QUADS).step_by(4) {
+            four::<4>(
+                #[inline(always)]
+                |quad| {
+                    for n in 0..N {
+                        ask(simd, here[n], first + quad, skips);
+                        add(&mut own[n], here[n], first + quad);
+                    }
+                    for n in 0..N {
+                        settle(&mut own[n]);
+                    }
+                },
+            );
         }
+        *sums = own;
+    }
+}
+
+/// Asks for what comes after a line of codes, if there is one for the quad.
+#[inline(always)]
+fn ask<S: Simd>(simd: S, codes: &[u8], quad: usize, skips: [usize; 2]) {
+    if let Some(line) = codes.as_chunks::<64>().0.get(quad) {
+        simd.prefetch_past(line, skips);
+    }
+}
+
+/// [`Simd::settled`] of some sums.
+#[inline(always)]
+fn settle_floats<S: Simd, const R: usize>(simd: S, sums: &mut [S::F32; R]) {
+    for r in 0..R {
+        sums[r] = simd.settled(sums[r]);
+    }
+}
+
+/// [`IntegerProducts::settled_integers`] of some sums.
+#[inline(always)]
+fn settle<S: IntegerProducts, const R: usize>(simd: S, sums: &mut [S::I32; R]) {
+    for r in 0..R {
+        sums[r] = simd.settled_integers(sums[r]);
     }
 }
 
