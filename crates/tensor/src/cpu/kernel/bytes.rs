@@ -89,6 +89,14 @@ fn add<S: IntegerProducts, const R: usize, const P: usize, const Q: usize>(
                             short[r][p] = simd.dot_bytes_short(rows[r].quads[quad], lanes[p], short[r][p]);
                         }
                     }
+                    // Where registers are few the compiler would go through the quads row by row.
+                    if S::ROWS < HALF {
+                        for r in 0..R {
+                            for p in 0..P {
+                                short[r][p] = simd.settled_short(short[r][p]);
+                            }
+                        }
+                    }
                 }
                 for r in 0..R {
                     for p in 0..P {

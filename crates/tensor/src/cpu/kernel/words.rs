@@ -71,6 +71,14 @@ fn add<S: IntegerProducts, const R: usize, const P: usize>(
                         sums[r][p] = simd.dot_integers(rows[r].0[pair], lanes[p], sums[r][p]);
                     }
                 }
+                // Where registers are few the compiler would go through the pairs row by row.
+                if S::ROWS < HALF {
+                    for r in 0..R {
+                        for p in 0..P {
+                            sums[r][p] = simd.settled_integers(sums[r][p]);
+                        }
+                    }
+                }
             }
             let mut scales = [&w[0].units[step]; P];
             for p in 0..P {
