@@ -3,10 +3,12 @@
 use std::ops::Range;
 
 use half::bf16;
-use microscale_formats::{ElementFormat, ScaleRule};
+use microscale_formats::{E8M0, ElementFormat, ScaleRule};
 use rayon::prelude::*;
 
-use crate::{Attention, Backend, BlockFormat, KeyValueLayout, Linear, Matrix, Reference, Rotation, WeightMatrix};
+use crate::{
+    Attention, Backend, BlockFormat, KeyValueLayout, Linear, Matrix, MxTensor, Reference, Rotation, WeightMatrix,
+};
 
 /// Checks every operation of `backend` on shapes with all the awkward edges (odd lengths, short blocks, one row, one
 /// feature, zero blocks, extreme scales, NaN).
@@ -18,6 +20,7 @@ pub fn check<B: Backend>(backend: &B) -> Result<(), String> {
     suite.passes()?;
     suite.rows()?;
     suite.linears()?;
+    suite.codes()?;
     suite.attentions()
 }
 
@@ -55,6 +58,8 @@ enum Values {
     Cancelling,
     /// Large ones, then the same again, small ones between them.
     Repeated,
+    /// All of one magnitude, nearly the next power of two: as large as elements of any format are.
+    Largest,
 }
 
 /// A matrix of pseudo-random values.
@@ -75,8 +80,10 @@ fn random(rows: usize, columns: usize, seed: u64, values: Values) -> Matrix {
             Values::Steep => 130 + (bits >> 8 & 7),
             Values::Huge => 230 + (bits >> 8 & 7),
             Values::Usual | Values::Poisoned | Values::Cancelling | Values::Repeated => 120 + (bits >> 8 & 7),
+            Values::Largest => 127,
         };
-        *x = bf16::from_bits((bits as u16 & 0x807F) | (exponent.min(254) as u16) << 7);
+        let fraction = if values == Values::Largest { 0x7E } else { bits as u16 & 0x7F };
+        *x = bf16::from_bits(bits as u16 & 0x8000 | fraction | (exponent.min(254) as u16) << 7);
         if bits >> 20 & 15 == 0 {
             *x = bf16::ZERO;
         }
@@ -254,6 +261,50 @@ impl<B: Backend> Suite<'_, B> {
         let found = self.backend.linear(&x, [Linear { weight, bias }, Linear { weight, bias }]);
         let case = format!("linear, {case:?}");
         found.iter().try_for_each(|found| same(&case, &expected, &self.backend.download(found)))
+    }
+
+    /// Weights of any codes: those that quantizing does not make too, and the largest beside the largest.
+    fn codes(&self) -> Result<(), String> {
+        let (outputs, k) = (70, 96);
+        let mut cases = Vec::new();
+        for x_format in ElementFormat::ALL {
+            for w_format in ElementFormat::ALL {
+                for rows in [1, 2, 4, 20] {
+                    for values in [Values::Usual, Values::Largest] {
+                        cases.push((x_format, w_format, rows, values));
+                    }
+                }
+            }
+        }
+        side_by_side(&cases, |case| {
+            let &(x_format, w_format, rows, values) = case;
+            let bytes = outputs * k * w_format.bits() as usize / 8;
+            // Beside the largest elements only the largest codes, of either sign: of two's complement both ends.
+            let ends = match w_format.bits() {
+                4 => [0x77, 0xF7, 0x7F, 0xFF],
+                6 => [0xDF, 0xF7, 0x7D, 0xFF],
+                _ if w_format == ElementFormat::ALL[5] => [0x7F, 0x80, 0x80, 0x81],
+                _ => [0x7B, 0xFB, 0x7E, 0x7B],
+            };
+            let codes = (0..bytes as u32).map(|i| {
+                let hash = i.wrapping_mul(0x9E37_79B9).rotate_left(15);
+                if values == Values::Largest { ends[hash as usize % ends.len()] } else { hash as u8 }
+            });
+            let scales = (0..outputs * k / 32).map(|i| E8M0(120 + (i * 7 % 15) as u8)).collect();
+            let weight = MxTensor::from_parts(w_format.into(), &[outputs, k], 1, codes.collect(), scales)
+                .map_err(|error| error.to_string())?;
+            let (weight, x) = (WeightMatrix::Mx(weight), random(rows, k, 51, values));
+            let expected = {
+                let operand = self.reference.operand(&x, Some(x_format.into()));
+                let weight = self.reference.weight(weight.clone());
+                let [y] = self.reference.linear(&operand, [Linear { weight: &weight, bias: None }]);
+                y
+            };
+            let operand = self.backend.operand(&self.backend.upload(x), Some(x_format.into()));
+            let weight = self.backend.weight(weight);
+            let [found] = self.backend.linear(&operand, [Linear { weight: &weight, bias: None }]);
+            same(&format!("linear with any codes, {case:?}"), &expected, &self.backend.download(&found))
+        })
     }
 
     fn attentions(&self) -> Result<(), String> {

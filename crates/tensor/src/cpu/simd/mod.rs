@@ -140,15 +140,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// power of two ([`codes::float_of_code`]): of each of its two pairs the odd elements, then the even ones.
     #[inline(always)]
     fn floats_of_codes<const BITS: usize>(self, fraction_bits: u32, step: &[u8], quad: usize) -> [[Self::F32; 2]; 2] {
-        let mut floats = [[[0.0; LANES]; 2]; 2];
-        for output in 0..LANES {
-            for k in 0..4 {
+        let element = |k| {
+            self.load(&std::array::from_fn(|output| {
                 let code = codes::code::<BITS>(step, quad, codes::position(BITS as u32, output, k));
-                floats[k / 2][1 - k % 2][output] = codes::float_of_code::<BITS>(fraction_bits, code);
-            }
-        }
-        let [[a, b], [c, d]] = floats;
-        [[self.load(&a), self.load(&b)], [self.load(&c), self.load(&d)]]
+                codes::float_of_code::<BITS>(fraction_bits, code)
+            }))
+        };
+        [[element(1), element(0)], [element(3), element(2)]]
     }
     /// Packs sixteen pairs of codes, each pair in the low bits of a lane and nothing above, least significant bits first,
     /// into `4 · BITS` bytes.
