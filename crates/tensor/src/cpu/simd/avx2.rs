@@ -10,8 +10,8 @@ use super::codes::{ByteTable, CodeTable, IntegerTable, ORDER, PairTable, SMALL_B
 use super::scalar::Scalar;
 use super::{AHEAD, IntegerProducts, LANES, Simd};
 
-/// Whether subnormal numbers are multiplied as fast as others. Intel's machines take an
-/// assist of microcode for it; on AMD's Zen 3 formats with many of them were as fast as others.
+/// Whether subnormal numbers are multiplied as fast as others. Intel's machines take an assist of microcode for it; on AMD's Zen 3
+/// formats with many of them were as fast as others.
 static SUBNORMALS_ARE_FAST: LazyLock<bool> = LazyLock::new(|| {
     let maker = __cpuid(0);
     [maker.ebx, maker.edx, maker.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
