@@ -39,14 +39,23 @@ pub(super) fn take_apart<S: Simd>(simd: S, x: &XTile<'_>, steps: Range<usize>, t
     for (first, rows) in groups::<S>() {
         for step in &x.steps()[steps.clone()] {
             for pairs in &step[first..first + rows] {
-                let [even, odd] = simd.floats(simd.load_pairs(&pairs.0));
-                let mut row = FloatRow::default();
-                simd.store(odd, &mut row[0]);
-                simd.store(even, &mut row[1]);
-                to.push(row);
+                to.push(float_row(simd, pairs, None));
             }
         }
     }
+}
+
+/// A step of a row, taken apart.
+#[inline(always)]
+pub(super) fn float_row<S: Simd>(simd: S, pairs: &Lanes, factor: Option<S::F32>) -> FloatRow {
+    let [mut even, mut odd] = simd.floats(simd.load_pairs(&pairs.0));
+    if let Some(factor) = factor {
+        (even, odd) = (simd.mul(even, factor), simd.mul(odd, factor));
+    }
+    let mut row = FloatRow::default();
+    simd.store(odd, &mut row[0]);
+    simd.store(even, &mut row[1]);
+    row
 }
 
 /// Sixteen outputs of two elements, taken apart.

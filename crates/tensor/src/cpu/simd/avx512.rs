@@ -415,9 +415,7 @@ fn words_of([low, high]: [u32; 2]) -> u32 {
 }
 
 impl IntegerProducts for Avx512 {
-    type I32 = __m512i;
-    type Short = __m512i;
-    const SHORT: i32 = i32::MAX;
+    sums_of_32_bits!(__m512i);
     const DOTS_BYTES: bool = false;
 
     #[inline(always)]
@@ -452,18 +450,6 @@ impl IntegerProducts for Avx512 {
             let sum = self.dot_integers(even, _mm512_and_si512(w, _mm512_set1_epi16(0xFF)), sum);
             self.dot_integers(odd, _mm512_srli_epi16::<8>(w), sum)
         }
-    }
-    #[inline(always)]
-    fn short(self, sum: __m512i) -> __m512i {
-        sum
-    }
-    #[inline(always)]
-    fn dot_bytes_short(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
-        self.dot_bytes(x, w, sum)
-    }
-    #[inline(always)]
-    fn long(self, short: __m512i, _: __m512i) -> __m512i {
-        short
     }
     #[inline(always)]
     fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [__m512i; 2] {

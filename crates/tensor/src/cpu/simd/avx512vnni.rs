@@ -72,9 +72,7 @@ impl Simd for Avx512Vnni {
 }
 
 impl IntegerProducts for Avx512Vnni {
-    type I32 = __m512i;
-    type Short = __m512i;
-    const SHORT: i32 = i32::MAX;
+    sums_of_32_bits!(__m512i);
     const DOTS_BYTES: bool = true;
 
     #[inline(always)]
@@ -89,18 +87,6 @@ impl IntegerProducts for Avx512Vnni {
     fn dot_bytes(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
         // SAFETY: `self` proves AVX-512 VNNI.
         unsafe { _mm512_dpbusd_epi32(sum, w, self.splat_pairs(x)) }
-    }
-    #[inline(always)]
-    fn short(self, sum: __m512i) -> __m512i {
-        sum
-    }
-    #[inline(always)]
-    fn dot_bytes_short(self, x: u32, w: __m512i, sum: __m512i) -> __m512i {
-        self.dot_bytes(x, w, sum)
-    }
-    #[inline(always)]
-    fn long(self, short: __m512i, _: __m512i) -> __m512i {
-        short
     }
     #[inline(always)]
     fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [__m512i; 2] {

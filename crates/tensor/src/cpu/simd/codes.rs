@@ -192,8 +192,8 @@ impl CodeTable {
     }
 }
 
-/// The code of `BITS` bits, a sign and a magnitude with so many fraction bits, as the `f32` with the same exponent and fraction fields. That
-/// is its value over 2^[`exponent_of_codes`], subnormal ones included; special codes count as the numbers that they would be otherwise.
+/// The code of `BITS` bits, a sign and a magnitude with so many fraction bits, as the `f32` with the same exponent and
+/// fraction fields. That is its value over 2^[`exponent_of_codes`], subnormal ones included; special codes count as the numbers that they would be otherwise.
 #[inline(always)]
 pub(crate) fn float_of_code<const BITS: usize>(fraction_bits: u32, code: u8) -> f32 {
     let (code, sign) = (u32::from(code), 1 << (BITS - 1));

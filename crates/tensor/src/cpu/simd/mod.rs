@@ -26,6 +26,28 @@ macro_rules! lanewise {
         [$f($a[0], $b[0]), $f($a[1], $b[1]), $f($a[2], $b[2]), $f($a[3], $b[3])]
     };
 }
+
+/// What [`IntegerProducts`] has where sums of products of bytes have 32 bits from the first on.
+macro_rules! sums_of_32_bits {
+    ($sum:ty) => {
+        type I32 = $sum;
+        type Short = $sum;
+        const SHORT: i32 = i32::MAX;
+        #[inline(always)]
+        fn short(self, sum: $sum) -> $sum {
+            sum
+        }
+        #[inline(always)]
+        fn dot_bytes_short(self, x: u32, w: Self::Pairs, sum: $sum) -> $sum {
+            self.dot_bytes(x, w, sum)
+        }
+        #[inline(always)]
+        fn long(self, short: $sum, _: $sum) -> $sum {
+            short
+        }
+    };
+}
+
 pub(in crate::cpu) mod codes;
 mod dispatch;
 mod isa;

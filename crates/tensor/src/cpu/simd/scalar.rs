@@ -128,9 +128,7 @@ impl Simd for Scalar {
 }
 
 impl IntegerProducts for Scalar {
-    type I32 = [i32; LANES];
-    type Short = [i32; LANES];
-    const SHORT: i32 = i32::MAX;
+    sums_of_32_bits!([i32; LANES]);
     const DOTS_BYTES: bool = false;
 
     fn start(self, x: i32) -> Self::I32 {
@@ -144,15 +142,6 @@ impl IntegerProducts for Scalar {
     fn dot_bytes(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32 {
         let x = x.to_le_bytes().map(|x| i32::from(x as i8));
         from_fn(|i| x.iter().zip(w[i].to_le_bytes()).fold(sum[i], |sum, (x, w)| sum + x * i32::from(w)))
-    }
-    fn short(self, sum: Self::I32) -> Self::Short {
-        sum
-    }
-    fn dot_bytes_short(self, x: u32, w: Self::Pairs, sum: Self::Short) -> Self::Short {
-        self.dot_bytes(x, w, sum)
-    }
-    fn long(self, short: Self::Short, _: Self::I32) -> Self::I32 {
-        short
     }
     fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
         let integer = |output, k| {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use microscale_formats::ElementFormat;
 
-use super::super::floats::FloatRow;
+use super::super::floats::{FloatRow, float_row};
 use super::super::linear::Product;
 use super::super::panels::{GROUP, Packed, PanelScales, step_codes};
 use super::super::product::HALF;
@@ -136,10 +136,7 @@ impl<'a> Floats<'a> {
         let root = f32::from_bits(((127 + exponent_of_codes(element) / 2) as u32) << 23);
         rows.resize(x.lanes.len(), FloatRow::default());
         for (lanes, row) in x.lanes.iter().zip(&mut *rows) {
-            let [even, odd] = simd.floats(simd.load_pairs(&lanes.0));
-            let root = simd.splat(root);
-            simd.store(simd.mul(odd, root), &mut row[0]);
-            simd.store(simd.mul(even, root), &mut row[1]);
+            *row = float_row(simd, lanes, Some(simd.splat(root)));
         }
         Floats { fraction_bits: element.mantissa_bits(), root, rows }
     }
