@@ -61,23 +61,29 @@ impl<T: Reusable> Spare<T> {
             things.iter().enumerate().map(|(i, thing)| (thing.capacity(), i)).filter(|(has, _)| *has >= least);
         let (has, i) = fitting.min()?;
         *bytes -= has;
-        Some(things.swap_remove(i))
+        Some(things.remove(i))
     }
 
-    /// Keeps them as far as there is room.
+    /// Keeps them. Where there is no room for all, those go that nobody has wanted for longest.
     pub(crate) fn give(&self, given: impl IntoIterator<Item = T>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let (things, bytes) = &mut *kept;
         let mut rejected = Vec::new();
         for thing in given {
-            if *bytes + thing.capacity() <= self.most {
+            if thing.capacity() <= self.most {
                 *bytes += thing.capacity();
                 things.push(thing);
             } else {
                 rejected.push(thing);
             }
         }
-        drop(kept); // what finds no room is freed after this
+        let mut oldest = 0;
+        while *bytes > self.most {
+            *bytes -= things[oldest].capacity();
+            oldest += 1;
+        }
+        rejected.extend(things.drain(..oldest));
+        drop(kept); // what is rejected is freed after this
     }
 }
 
@@ -125,6 +131,10 @@ mod tests {
         assert_eq!(spare.take(1), [Vec::new()]);
         spare.give([Vec::with_capacity(250)]);
         assert_eq!(sizes(&spare.take(1)), [250], "what was taken has left its room");
+        spare.give([100, 110, 120].map(Vec::with_capacity));
+        assert_eq!(sizes(&spare.take(3)), [0, 110, 120], "the oldest has made room");
+        spare.give([100, 251].map(Vec::with_capacity));
+        assert_eq!(sizes(&spare.take(2)), [0, 100], "what has room nowhere drives nothing out");
     }
 
     #[test]

@@ -287,16 +287,23 @@ impl<const P: usize> Chunk<'_, P> {
         totals: &mut Totals<P>,
     ) {
         let mut sums = [[simd.splat(0.0); P]; R];
-        for pair in self.range.start / 2..self.range.end / 2 {
-            let (step, pair) = (pair / LANES, pair % LANES);
-            let mut w = [[simd.splat(0.0); 2]; P];
-            for p in 0..P {
-                w[p] = halves::<S, FLUSH>(simd, simd.load_pairs(&self.w[p].step(step)[pair].0));
-            }
+        let pairs = self.range.start / 2..self.range.end / 2;
+        for step in pairs.start / LANES..pairs.end.div_ceil(LANES) {
+            // A row's elements one by one are broadcast from memory, which costs nothing beside the product.
+            let mut x = [[[0.0; LANES]; 2]; R];
             for r in 0..R {
-                let x = halves::<S, FLUSH>(simd, simd.splat_pairs(self.x.row(step, rows[r])[pair]));
+                let both = halves::<S, FLUSH>(simd, simd.load_pairs(self.x.row(step, rows[r])));
+                simd.store(both[0], &mut x[r][0]);
+                simd.store(both[1], &mut x[r][1]);
+            }
+            let at = step * LANES;
+            for pair in pairs.start.max(at) - at..pairs.end.min(at + LANES) - at {
                 for p in 0..P {
-                    sums[r][p] = simd.fma(x[0], w[p][0], simd.fma(x[1], w[p][1], sums[r][p]));
+                    let w = halves::<S, FLUSH>(simd, simd.load_pairs(&self.w[p].step(step)[pair].0));
+                    for r in 0..R {
+                        let [even, odd] = [simd.splat(x[r][0][pair]), simd.splat(x[r][1][pair])];
+                        sums[r][p] = simd.fma(even, w[0], simd.fma(odd, w[1], sums[r][p]));
+                    }
                 }
             }
         }
