@@ -127,14 +127,12 @@ mod tests {
     fn what_is_given_is_taken_as_far_as_there_is_room() {
         let spare = Spare::new(500);
         spare.give([100, 101, 102].map(Vec::with_capacity));
-        assert_eq!(sizes(&spare.take(3)), [100, 101, 0]);
+        assert_eq!(sizes(&spare.take(3)), [101, 102, 0], "the oldest has made room");
         assert_eq!(spare.take(1), [Vec::new()]);
         spare.give([Vec::with_capacity(250)]);
         assert_eq!(sizes(&spare.take(1)), [250], "what was taken has left its room");
-        spare.give([100, 110, 120].map(Vec::with_capacity));
-        assert_eq!(sizes(&spare.take(3)), [0, 110, 120], "the oldest has made room");
         spare.give([100, 251].map(Vec::with_capacity));
-        assert_eq!(sizes(&spare.take(2)), [0, 100], "what has room nowhere drives nothing out");
+        assert_eq!(sizes(&spare.take(2)), [100, 0], "what has room nowhere drives nothing out");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::floats::{FloatPanel, FloatStep, float_lanes};
 use super::sides::{PANEL, STEP, Scales, WPanel};
 use super::words::WordPanel;
 use crate::buffer::Buffer;
-use crate::cpu::simd::codes::{CodeTable, QUAD, QUADS, pack_step, position};
+use crate::cpu::simd::codes::{CodeTable, GROUP, Line, QUAD, QUADS, StepCodes, pack_step, position};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{IntegerProducts, LANES, Simd};
 use crate::spare::capacity;
@@ -32,14 +32,18 @@ pub struct Panels {
     storage: Storage,
 }
 
-/// Panels whose scales lie together: those that one row streams through at a time.
-pub(super) const GROUP: usize = 4;
-
-/// The scales of one block of a group of panels: a line of memory, so that a row that streams through the group reads
-/// one line after another.
+/// The scales of one block of a group of panels: a line of memory, as of their codes.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct GroupScales([[E8M0; PANEL]; GROUP]);
+
+/// The codes of a panel.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct PanelCodes<'a> {
+    /// Of its group, `[step][line]`.
+    lines: &'a [[Line; GROUP]],
+    panel: usize,
+}
 
 /// The scales of a panel.
 #[derive(Clone, Copy)]
@@ -63,7 +67,7 @@ pub(in crate::cpu) struct Packed {
     /// The smallest magnitude of the format.
     pub(in crate::cpu) unit: f32,
     k: usize,
-    /// `[panel][step]`, each packed by [`pack_step`].
+    /// `[group of panels][step]`, each packed by [`pack_step`]: `[line][panel]`.
     codes: Buffer,
     /// `[group of panels][block]`.
     scales: Vec<GroupScales>,
@@ -109,52 +113,54 @@ impl Panels {
         let (element, block_size) = (tensor.format().element, tensor.format().block_size);
         let (bits, blocks) = (element.bits(), k.div_ceil(block_size));
         let (panels, steps) = (outputs.div_ceil(PANEL), k.div_ceil(STEP));
-        let width = steps * QUAD * bits as usize;
+        let lines = steps * bits as usize;
         let one = E8M0::from_exponent(0);
         let magnitude = if element == INT8 { 0xFF } else { (1u8 << (bits - 1)) - 1 };
         let mut scales = vec![GroupScales([[one; PANEL]; GROUP]); panels.div_ceil(GROUP) * blocks];
-        let mut codes = Buffer::zeroed(panels * width);
+        let mut codes = Buffer::zeroed(panels.div_ceil(GROUP) * lines * size_of::<[Line; GROUP]>());
         let mut limits = vec![0f32; panels * steps];
         let special: [bool; 256] = std::array::from_fn(|code| !element.decode(code as u8).is_finite());
         let has_special = AtomicBool::new(false);
         let squares: [f32; 256] = std::array::from_fn(|code| (element.decode(code as u8) / unit(element)).powi(2));
-        let lay_panel = |(unpacked, row): &mut (Vec<[[u8; QUAD]; QUADS]>, Vec<u8>),
-                         panel: usize,
-                         (codes, scales, limits): (&mut [u8], &mut [GroupScales], &mut [f32])| {
-            limits.fill(f32::INFINITY);
-            for output in 0..PANEL.min(outputs - panel * PANEL) {
-                tensor.unpack_row(panel * PANEL + output, row);
-                for ((step, row), least) in unpacked.iter_mut().zip(row.chunks(STEP)).zip(limits.iter_mut()) {
-                    let norm = row.iter().map(|&code| squares[usize::from(code)]).sum::<f32>().sqrt();
-                    *least = least.min(limit(norm));
-                    // A square that is none makes the sum none.
-                    if !norm.is_finite() && row.iter().any(|&code| special[usize::from(code)]) {
-                        has_special.store(true, Relaxed);
-                    }
-                    for (quad, row) in step.iter_mut().zip(row.chunks(4)) {
-                        for (k, &code) in row.iter().enumerate() {
-                            quad[position(bits, output, k)] = code;
+        let lay_panel =
+            |(unpacked, row): &mut (Vec<[[u8; QUAD]; QUADS]>, Vec<u8>),
+             panel: usize,
+             (lines, scales, limits): (&mut [[Line; GROUP]], &mut [GroupScales], &mut [f32])| {
+                limits.fill(f32::INFINITY);
+                for output in 0..PANEL.min(outputs - panel * PANEL) {
+                    tensor.unpack_row(panel * PANEL + output, row);
+                    for ((step, row), least) in unpacked.iter_mut().zip(row.chunks(STEP)).zip(limits.iter_mut()) {
+                        let norm = row.iter().map(|&code| squares[usize::from(code)]).sum::<f32>().sqrt();
+                        *least = least.min(limit(norm));
+                        // A square that is none makes the sum none.
+                        if !norm.is_finite() && row.iter().any(|&code| special[usize::from(code)]) {
+                            has_special.store(true, Relaxed);
+                        }
+                        for (quad, row) in step.iter_mut().zip(row.chunks(4)) {
+                            for (k, &code) in row.iter().enumerate() {
+                                quad[position(bits, output, k)] = code;
+                            }
                         }
                     }
+                    let row_scales = tensor.row_scales(panel * PANEL + output);
+                    for ((to, &scale), block) in scales.iter_mut().zip(row_scales).zip(row.chunks(block_size)) {
+                        // A block of zeros takes the scale 1, as in the operand: see `Quantizer::row`.
+                        let zero = scale != E8M0::NAN && block.iter().all(|&c| c & magnitude == 0);
+                        to.0[panel % GROUP][output] = if zero { one } else { scale };
+                    }
                 }
-                let row_scales = tensor.row_scales(panel * PANEL + output);
-                for ((to, &scale), block) in scales.iter_mut().zip(row_scales).zip(row.chunks(block_size)) {
-                    // A block of zeros takes the scale 1, as in the operand: see `Quantizer::row`.
-                    let zero = scale != E8M0::NAN && block.iter().all(|&c| c & magnitude == 0);
-                    to.0[panel % GROUP][output] = if zero { one } else { scale };
+                for (step, to) in unpacked.iter().zip(lines.chunks_exact_mut(bits as usize)) {
+                    pack_step(step, bits, (to, panel % GROUP));
                 }
-            }
-            for (step, to) in unpacked.iter().zip(codes.chunks_exact_mut(QUAD * bits as usize)) {
-                pack_step(step, bits, to);
-            }
-        };
-        let groups = codes.bytes_mut().par_chunks_mut(GROUP * width).zip(scales.par_chunks_mut(blocks));
+            };
+        let all_lines = codes.bytes_mut().as_chunks_mut().0.as_chunks_mut().0;
+        let groups = all_lines.par_chunks_mut(lines).zip(scales.par_chunks_mut(blocks));
         let groups = groups.zip(limits.par_chunks_mut(GROUP * steps));
         groups.enumerate().for_each_init(
             || (vec![[[0u8; QUAD]; QUADS]; steps], vec![0u8; k]),
-            |room, (group, ((codes, scales), limits))| {
-                for (i, (codes, limits)) in codes.chunks_mut(width).zip(limits.chunks_mut(steps)).enumerate() {
-                    lay_panel(room, group * GROUP + i, (codes, scales, limits));
+            |room, (group, ((lines, scales), limits))| {
+                for (i, limits) in limits.chunks_mut(steps).enumerate() {
+                    lay_panel(room, group * GROUP + i, (lines, scales, limits));
                 }
             },
         );
@@ -284,15 +290,12 @@ impl Panels {
 }
 
 impl Packed {
-    /// Bytes of the codes of a panel.
-    fn width(&self) -> usize {
-        self.k.div_ceil(STEP) * QUAD * self.bits as usize
-    }
-
     /// The codes of a panel.
     #[inline(always)]
-    pub(in crate::cpu) fn codes(&self, panel: usize) -> &[u8] {
-        &self.codes.bytes()[panel * self.width()..][..self.width()]
+    pub(in crate::cpu) fn codes(&self, panel: usize) -> PanelCodes<'_> {
+        let lines = self.k.div_ceil(STEP) * self.bits as usize;
+        let all = self.codes.bytes().as_chunks().0.as_chunks().0;
+        PanelCodes { lines: &all[panel / GROUP * lines..][..lines], panel: panel % GROUP }
     }
 
     fn limits(&self, panel: usize) -> &[f32] {
@@ -398,13 +401,13 @@ impl Packed {
         simd: S,
         (panel, steps): (usize, Range<usize>),
         to: &mut [T],
-        decode: impl Fn(&[u8], usize, &mut T),
+        decode: impl Fn(StepCodes<'_>, usize, &mut T),
     ) {
         let codes = self.codes(panel);
         for (step, to) in steps.clone().zip(to) {
             // As many steps further on are those that will be asked for next.
             fetch_step::<S, BITS>(simd, codes, step + steps.len());
-            decode(step_codes::<BITS>(codes, step), step, to);
+            decode(codes.step::<BITS>(step), step, to);
         }
     }
 
@@ -496,12 +499,12 @@ impl Packed {
 
 /// Asks for the codes of a step, if there is one.
 #[inline(always)]
-fn fetch_step<S: Simd, const BITS: usize>(simd: S, codes: &[u8], step: usize) {
-    if step < codes.len() / (QUAD * BITS) {
-        step_codes::<BITS>(codes, step).as_chunks::<64>().0.iter().for_each(
-            #[inline(always)]
-            |line| simd.fetch(line),
-        );
+fn fetch_step<S: Simd, const BITS: usize>(simd: S, codes: PanelCodes<'_>, step: usize) {
+    if step < codes.lines.len() / BITS {
+        let codes = codes.step::<BITS>(step);
+        for line in 0..BITS {
+            simd.fetch(codes.line(line));
+        }
     }
 }
 
@@ -511,17 +514,18 @@ fn scaled<S: Simd>(simd: S, pairs: S::Pairs, scale: S::F32) -> S::Pairs {
     simd.or(simd.shift_right(simd.bits(simd.mul(even, scale)), 16), simd.bits(simd.mul(odd, scale)))
 }
 
+impl<'a> PanelCodes<'a> {
+    #[inline(always)]
+    pub(super) fn step<const BITS: usize>(self, step: usize) -> StepCodes<'a> {
+        StepCodes { lines: &self.lines[step * BITS..][..BITS], panel: self.panel }
+    }
+}
+
 impl<'a> PanelScales<'a> {
     #[inline(always)]
     pub(super) fn block(self, block: usize) -> &'a [E8M0; PANEL] {
         &self.group[block].0[self.panel]
     }
-}
-
-/// The codes of one step of a panel.
-#[inline(always)]
-pub(super) fn step_codes<const BITS: usize>(codes: &[u8], step: usize) -> &[u8] {
-    &codes[step * QUAD * BITS..][..QUAD * BITS]
 }
 
 /// Writes a row of bf16 values as the pairs of one output.

@@ -12,10 +12,9 @@ use rayon::prelude::*;
 
 use super::extent::{quads_in_short, ratio};
 use super::linear::{FEW, Product, finish};
-use super::panels::GROUP;
 use super::sides::{PANEL, STEP};
 use crate::Matrix;
-use crate::cpu::simd::codes::QUADS;
+use crate::cpu::simd::codes::{GROUP, QUADS};
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{IntegerProducts, Isa, Simd, dispatch, dispatch_integers};
 use codes::{Bytes, Codes, Floats, Halves, Pairs, QUADS_IN_SHORT, Words};
@@ -191,7 +190,10 @@ impl Product<'_> {
         const { assert!(FEW == 4) };
         match self.rows {
             1 => {
-                let (groups, rest) = columns.as_chunks_mut::<STREAMS>();
+                // Where a run begins within a group there is less than one left of it.
+                let grouped = if first.is_multiple_of(GROUP) { columns.len() / STREAMS * STREAMS } else { 0 };
+                let (groups, rest) = columns.split_at_mut(grouped);
+                let groups = groups.as_chunks_mut::<STREAMS>().0;
                 let alone = first + groups.len() * STREAMS;
                 way.simd().vectorize(
                     #[inline(always)]

@@ -2,20 +2,13 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::sync::LazyLock;
 
 use microscale_formats::{E8M0, ElementFormat};
 
-use super::codes::{ByteTable, CodeTable, IntegerTable, ORDER, PairTable, SMALL_BIAS};
+use super::codes::{ByteTable, CodeTable, IntegerTable, ORDER, PairTable, SMALL_BIAS, StepCodes};
 use super::scalar::Scalar;
-use super::{AHEAD, IntegerProducts, LANES, Simd};
-
-/// Whether subnormal numbers are multiplied as fast as others. Intel's machines take an assist of microcode for it; on AMD's Zen 3
-/// formats with many of them were as fast as others.
-static SUBNORMALS_ARE_FAST: LazyLock<bool> = LazyLock::new(|| {
-    let maker = __cpuid(0);
-    [maker.ebx, maker.edx, maker.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
-});
+use super::machine::subnormals_are_fast;
+use super::{IntegerProducts, LANES, Simd};
 
 /// Proof of AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -80,12 +73,11 @@ impl Avx2 {
 
     /// Half a quad of codes of 4 or 6 bits, a byte each; if `MASKED` with nothing above them.
     #[inline(always)]
-    fn half_quad<const BITS: usize, const MASKED: bool>(self, step: &[u8], quad: usize, half: usize) -> __m256i {
-        let halves: &[[u8; 32]] = step.as_chunks().0;
+    fn half_quad<const BITS: usize, const MASKED: bool>(self, step: StepCodes<'_>, quad: usize, half: usize) -> __m256i {
         // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32. Shifts move bits between neighbouring bytes, to where they are
         // masked.
         unsafe {
-            let load = |bytes: usize| _mm256_loadu_si256(halves[2 * bytes + half].as_ptr().cast());
+            let load = |bytes: usize| _mm256_loadu_si256(half_line(step, bytes, half).as_ptr().cast());
             let masked = |x, mask| _mm256_and_si256(x, _mm256_set1_epi8(mask));
             match BITS {
                 6 if !MASKED && quad % 4 < 3 => load(quad / 4 * 3 + quad % 4),
@@ -134,7 +126,7 @@ impl Avx2 {
 
     /// The values of half a quad of codes of 4 or 6 bits.
     #[inline(always)]
-    fn decode_half<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize, half: usize) -> [__m256i; 2] {
+    fn decode_half<const BITS: usize>(self, table: &CodeTable, step: StepCodes<'_>, quad: usize, half: usize) -> [__m256i; 2] {
         let codes = self.half_quad::<BITS, true>(step, quad, half);
         let PairTable { low, high, .. } = &table.halves;
         let (low, mut high) = (self.look_up::<BITS, _>(low, codes), self.look_up::<BITS, _>(high, codes));
@@ -153,7 +145,7 @@ impl Avx2 {
     fn integers_half<const BITS: usize>(
         self,
         IntegerTable { values, factors }: &IntegerTable,
-        step: &[u8],
+        step: StepCodes<'_>,
         quad: usize,
         half: usize,
     ) -> [__m256i; 2] {
@@ -182,7 +174,7 @@ impl Avx2 {
                     ]
                 }
                 _ => {
-                    let codes = _mm256_loadu_si256(step.as_chunks::<32>().0[2 * quad + half].as_ptr().cast());
+                    let codes = _mm256_loadu_si256(half_line(step, quad, half).as_ptr().cast());
                     let zero = _mm256_setzero_si256();
                     [
                         _mm256_srai_epi16::<8>(_mm256_unpacklo_epi8(zero, codes)),
@@ -195,11 +187,11 @@ impl Avx2 {
 
     /// The bytes of half a quad of a packed step, plus their bias.
     #[inline(always)]
-    fn bytes_half<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize, half: usize) -> __m256i {
+    fn bytes_half<const BITS: usize>(self, table: &ByteTable, step: StepCodes<'_>, quad: usize, half: usize) -> __m256i {
         // SAFETY: `self` proves AVX2; 32 bytes are loaded from 32.
         unsafe {
             if BITS == 8 {
-                let codes = _mm256_loadu_si256(step.as_chunks::<32>().0[2 * quad + half].as_ptr().cast());
+                let codes = _mm256_loadu_si256(half_line(step, quad, half).as_ptr().cast());
                 const { assert!(matches!(ORDER, [0, 2, 1, 3])) };
                 let order = _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
                 let fours = _mm256_shuffle_epi8(codes, _mm256_broadcastsi128_si256(order));
@@ -217,14 +209,14 @@ impl Avx2 {
     }
 }
 
-/// What [`Simd::prefetch_past`] does on all of these machines.
+/// What [`Simd::prefetch_ahead`] does on all of these machines.
 #[inline(always)]
-pub(super) fn prefetch_past<T>(here: &T, skips: [usize; 2]) {
+pub(super) fn prefetch_ahead<T>(here: &T, ahead: [usize; 2]) {
     let here = std::ptr::from_ref(here).cast::<i8>();
     // SAFETY: a prefetch of any address is harmless.
     unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(here.wrapping_add(AHEAD[0] + skips[0]));
-        _mm_prefetch::<_MM_HINT_T1>(here.wrapping_add(AHEAD[1] + skips[1]));
+        _mm_prefetch::<_MM_HINT_T0>(here.wrapping_add(ahead[0]));
+        _mm_prefetch::<_MM_HINT_T1>(here.wrapping_add(ahead[1]));
     }
 }
 
@@ -254,6 +246,12 @@ fn powers(scales: __m256i) -> __m256 {
         let nan = _mm256_cmpeq_epi32(scales, _mm256_set1_epi32(255));
         _mm256_castsi256_ps(_mm256_or_si256(powers, _mm256_and_si256(nan, _mm256_set1_epi32(1 << 22))))
     }
+}
+
+/// Half a line of packed codes.
+#[inline(always)]
+fn half_line(step: StepCodes<'_>, line: usize, half: usize) -> &[u8; 32] {
+    &step.line(line).as_chunks().0[half]
 }
 
 /// [`Simd::dot`] of half the lanes.
@@ -401,10 +399,10 @@ impl Simd for Avx2 {
         [dot_half(x[0], w[0], sum[0]), dot_half(x[1], w[1], sum[1])]
     }
     #[inline(always)]
-    fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
+    fn decode<const BITS: usize>(self, table: &CodeTable, step: StepCodes<'_>, quad: usize) -> [Self::Pairs; 2] {
         if BITS == 8 {
-            let halves: &[[u8; 32]] = step.as_chunks().0;
-            let [first, second] = [self.decode_8(table, &halves[2 * quad]), self.decode_8(table, &halves[2 * quad + 1])];
+            let first = self.decode_8(table, half_line(step, quad, 0));
+            let second = self.decode_8(table, half_line(step, quad, 1));
             return [[first[0], second[0]], [first[1], second[1]]];
         }
         let first = self.decode_half::<BITS>(table, step, quad, 0);
@@ -413,10 +411,10 @@ impl Simd for Avx2 {
     }
     fn takes_codes_for_floats(self, element: ElementFormat) -> bool {
         // Subnormal codes are subnormal numbers: hardly ever in formats of many exponents, often in others.
-        element.bits() == 8 || *SUBNORMALS_ARE_FAST
+        element.bits() == 8 || subnormals_are_fast()
     }
     #[inline(always)]
-    fn floats_of_codes<const BITS: usize>(self, fraction_bits: u32, step: &[u8], quad: usize) -> [[Self::F32; 2]; 2] {
+    fn floats_of_codes<const BITS: usize>(self, fraction_bits: u32, step: StepCodes<'_>, quad: usize) -> [[Self::F32; 2]; 2] {
         // The sign stays at the top, the magnitude moves from below it to where an `f32` has it.
         let (by, magnitude) = (9 - BITS as i32 + fraction_bits as i32, (1u32 << (BITS - 1)) - 1);
         let kept = 1 << 31 | magnitude << (23 - fraction_bits);
@@ -425,10 +423,9 @@ impl Simd for Avx2 {
             let (by, kept) = (_mm_cvtsi32_si128(by), _mm256_set1_epi32(kept.cast_signed()));
             let float = |top| _mm256_castsi256_ps(_mm256_and_si256(_mm256_sra_epi32(top, by), kept));
             if BITS == 8 {
-                let halves: &[[u8; 32]] = step.as_chunks().0;
                 let zero = _mm256_setzero_si256();
-                let first = _mm256_loadu_si256(halves[2 * quad].as_ptr().cast());
-                let second = _mm256_loadu_si256(halves[2 * quad + 1].as_ptr().cast());
+                let first = _mm256_loadu_si256(half_line(step, quad, 0).as_ptr().cast());
+                let second = _mm256_loadu_si256(half_line(step, quad, 1).as_ptr().cast());
                 // Two codes to a lane, the odd element's at the top.
                 let [a, b] = [_mm256_unpacklo_epi8(zero, first), _mm256_unpacklo_epi8(zero, second)];
                 let [c, d] = [_mm256_unpackhi_epi8(zero, first), _mm256_unpackhi_epi8(zero, second)];
@@ -457,8 +454,8 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
     }
     #[inline(always)]
-    fn prefetch_past<T>(self, here: &T, skips: [usize; 2]) {
-        prefetch_past(here, skips);
+    fn prefetch_ahead<T>(self, here: &T, ahead: [usize; 2]) {
+        prefetch_ahead(here, ahead);
     }
     #[inline(always)]
     fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {
@@ -512,7 +509,7 @@ impl IntegerProducts for Avx2 {
         unsafe { [_mm256_set1_epi32(x); 2] }
     }
     #[inline(always)]
-    fn bytes<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize) -> [__m256i; 2] {
+    fn bytes<const BITS: usize>(self, table: &ByteTable, step: StepCodes<'_>, quad: usize) -> [__m256i; 2] {
         [self.bytes_half::<BITS>(table, step, quad, 0), self.bytes_half::<BITS>(table, step, quad, 1)]
     }
     #[inline(always)]
@@ -542,7 +539,7 @@ impl IntegerProducts for Avx2 {
         }
     }
     #[inline(always)]
-    fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [[__m256i; 2]; 2] {
+    fn integers<const BITS: usize>(self, table: &IntegerTable, step: StepCodes<'_>, quad: usize) -> [[__m256i; 2]; 2] {
         let first = self.integers_half::<BITS>(table, step, quad, 0);
         let second = self.integers_half::<BITS>(table, step, quad, 1);
         [[first[0], second[0]], [first[1], second[1]]]

@@ -9,8 +9,8 @@ use std::arch::x86_64::*;
 use half::bf16;
 use microscale_formats::E8M0;
 
-use super::avx2::prefetch_past;
-use super::codes::{ByteTable, CodeTable, IntegerTable};
+use super::avx2::prefetch_ahead;
+use super::codes::{ByteTable, CodeTable, IntegerTable, StepCodes};
 use super::{IntegerProducts, LANES, Simd, exponential};
 use decoding::fours;
 pub(super) use decoding::interleave;
@@ -96,8 +96,8 @@ macro_rules! avx512_methods {
             self.0.fetch(at);
         }
         #[inline(always)]
-        fn prefetch_past<T>(self, here: &T, skips: [usize; 2]) {
-            self.0.prefetch_past(here, skips);
+        fn prefetch_ahead<T>(self, here: &T, ahead: [usize; 2]) {
+            self.0.prefetch_ahead(here, ahead);
         }
     };
 }
@@ -233,7 +233,7 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
+    fn decode<const BITS: usize>(self, table: &CodeTable, step: StepCodes<'_>, quad: usize) -> [__m512i; 2] {
         match BITS {
             4 | 6 => self.look_up_words::<BITS, _>(step, quad, &table.halves),
             _ if table.twos_complement => self.decode_integers(table, self.codes::<BITS>(step, quad)),
@@ -281,8 +281,8 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
     }
     #[inline(always)]
-    fn prefetch_past<T>(self, here: &T, skips: [usize; 2]) {
-        prefetch_past(here, skips);
+    fn prefetch_ahead<T>(self, here: &T, ahead: [usize; 2]) {
+        prefetch_ahead(here, ahead);
     }
     #[inline(always)]
     fn largest(self, x: __m512i) -> u32 {
@@ -424,7 +424,7 @@ impl IntegerProducts for Avx512 {
         unsafe { _mm512_set1_epi32(x) }
     }
     #[inline(always)]
-    fn bytes<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize) -> __m512i {
+    fn bytes<const BITS: usize>(self, table: &ByteTable, step: StepCodes<'_>, quad: usize) -> __m512i {
         let codes = self.codes::<BITS>(step, quad);
         // SAFETY: `self` proves AVX-512.
         unsafe {
@@ -452,7 +452,7 @@ impl IntegerProducts for Avx512 {
         }
     }
     #[inline(always)]
-    fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [__m512i; 2] {
+    fn integers<const BITS: usize>(self, table: &IntegerTable, step: StepCodes<'_>, quad: usize) -> [__m512i; 2] {
         if BITS == 8 {
             return self.signed_words(self.codes::<BITS>(step, quad));
         }

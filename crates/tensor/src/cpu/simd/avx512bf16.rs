@@ -8,7 +8,7 @@ use microscale_formats::E8M0;
 
 use super::avx512::{Avx512, avx512_methods, interleave};
 use super::avx512vnni::Avx512Vnni;
-use super::codes::{ByteTable, CodeTable, IntegerTable, PairTable};
+use super::codes::{ByteTable, CodeTable, IntegerTable, PairTable, StepCodes};
 use super::{IntegerProducts, LANES, Simd};
 
 /// Proof of AVX-512 with VBMI, VNNI and BF16, the latter adding in the canonical order.
@@ -100,7 +100,7 @@ impl Simd for Avx512Bf16 {
         unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) }
     }
     #[inline(always)]
-    fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
+    fn decode<const BITS: usize>(self, table: &CodeTable, step: StepCodes<'_>, quad: usize) -> [__m512i; 2] {
         if BITS < 8 {
             return self.0.decode::<BITS>(table, step, quad);
         }
@@ -145,7 +145,7 @@ impl IntegerProducts for Avx512Bf16 {
         self.0.start(x)
     }
     #[inline(always)]
-    fn bytes<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize) -> __m512i {
+    fn bytes<const BITS: usize>(self, table: &ByteTable, step: StepCodes<'_>, quad: usize) -> __m512i {
         if BITS == 8 {
             return self.0.bytes::<BITS>(table, step, quad);
         }
@@ -158,7 +158,7 @@ impl IntegerProducts for Avx512Bf16 {
         self.0.dot_bytes(x, w, sum)
     }
     #[inline(always)]
-    fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [__m512i; 2] {
+    fn integers<const BITS: usize>(self, table: &IntegerTable, step: StepCodes<'_>, quad: usize) -> [__m512i; 2] {
         self.0.integers::<BITS>(table, step, quad)
     }
     #[inline(always)]

@@ -7,7 +7,7 @@ use half::bf16;
 use microscale_formats::E8M0;
 
 use super::avx512::{Avx512, avx512_methods};
-use super::codes::{ByteTable, CodeTable, IntegerTable};
+use super::codes::{ByteTable, CodeTable, IntegerTable, StepCodes};
 use super::{IntegerProducts, LANES, Simd};
 
 /// Proof of AVX-512 with VNNI: sums of products of integers in one instruction.
@@ -56,7 +56,7 @@ impl Simd for Avx512Vnni {
         self.0.round_pairs::<FLUSH>(first, second)
     }
     #[inline(always)]
-    fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [__m512i; 2] {
+    fn decode<const BITS: usize>(self, table: &CodeTable, step: StepCodes<'_>, quad: usize) -> [__m512i; 2] {
         self.0.decode::<BITS>(table, step, quad)
     }
     #[inline(always)]
@@ -80,7 +80,7 @@ impl IntegerProducts for Avx512Vnni {
         self.0.start(x)
     }
     #[inline(always)]
-    fn bytes<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize) -> __m512i {
+    fn bytes<const BITS: usize>(self, table: &ByteTable, step: StepCodes<'_>, quad: usize) -> __m512i {
         self.0.bytes::<BITS>(table, step, quad)
     }
     #[inline(always)]
@@ -89,7 +89,7 @@ impl IntegerProducts for Avx512Vnni {
         unsafe { _mm512_dpbusd_epi32(sum, w, self.splat_pairs(x)) }
     }
     #[inline(always)]
-    fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [__m512i; 2] {
+    fn integers<const BITS: usize>(self, table: &IntegerTable, step: StepCodes<'_>, quad: usize) -> [__m512i; 2] {
         self.0.integers::<BITS>(table, step, quad)
     }
     #[inline(always)]

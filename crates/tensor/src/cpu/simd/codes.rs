@@ -9,6 +9,28 @@ pub(crate) const QUAD: usize = 4 * LANES;
 /// Quads of a step of 32 elements along k.
 pub(crate) const QUADS: usize = 8;
 
+/// Panels whose codes lie together line by line: a row that streams through all of them at once then reads one line of memory after
+/// another, which the machines' own prefetchers follow furthest.
+pub(crate) const GROUP: usize = 4;
+
+/// A line of memory.
+pub(crate) type Line = [u8; QUAD];
+
+/// The packed codes of a step of a panel: as many lines as a code has bits, each beside those of the other panels of its group.
+#[derive(Clone, Copy)]
+pub(crate) struct StepCodes<'a> {
+    pub(crate) lines: &'a [[Line; GROUP]],
+    /// Which of the group it is.
+    pub(crate) panel: usize,
+}
+
+impl<'a> StepCodes<'a> {
+    #[inline(always)]
+    pub(crate) fn line(self, i: usize) -> &'a Line {
+        &self.lines[i][self.panel]
+    }
+}
+
 /// The elements along k whose codes or values are the bytes 0 to 3 of a lane of 32 bits, where these are an output's four:
 /// [`position`] says why.
 pub(crate) const ORDER: [usize; 4] = [0, 2, 1, 3];
@@ -181,7 +203,7 @@ impl CodeTable {
 
     /// What [`Simd::decode`](super::Simd::decode) returns, one value after another.
     #[inline(always)]
-    pub(crate) fn decode<const BITS: usize>(&self, step: &[u8], quad: usize) -> [[u32; LANES]; 2] {
+    pub(crate) fn decode<const BITS: usize>(&self, step: StepCodes<'_>, quad: usize) -> [[u32; LANES]; 2] {
         let word = |position| u32::from(self.words[usize::from(code::<BITS>(step, quad, position))]);
         std::array::from_fn(|pair| {
             std::array::from_fn(|output| {
@@ -205,7 +227,7 @@ pub(crate) fn exponent_of_codes(element: ElementFormat) -> i32 {
     127 - element.bias()
 }
 
-/// Packs the codes of a step, quad after quad, into `BITS · 64` bytes.
+/// Packs the codes of a step, quad after quad, into a panel's lines, of which there are as many as a code has bits.
 ///
 /// A register full of bytes should give a quad with little to shift and nothing to shuffle:
 ///
@@ -213,26 +235,25 @@ pub(crate) fn exponent_of_codes(element: ElementFormat) -> i32 {
 /// - 4 bits: 64 bytes hold two quads, one in the low and one in the high halves.
 /// - 6 bits: 192 bytes hold four quads. Three of them lie in the low six bits of 64 bytes each; the fourth is cut in
 ///   three, two bits to the top of each of those bytes.
-pub(crate) fn pack_step(codes: &[[u8; QUAD]; QUADS], bits: u32, to: &mut [u8]) {
+pub(crate) fn pack_step(codes: &[[u8; QUAD]; QUADS], bits: u32, (to, panel): (&mut [[Line; GROUP]], usize)) {
     match bits {
         4 => {
-            for (to, [low, high]) in to.as_chunks_mut::<QUAD>().0.iter_mut().zip(codes.as_chunks::<2>().0) {
-                for ((to, low), high) in to.iter_mut().zip(low).zip(high) {
+            for (to, [low, high]) in to.iter_mut().zip(codes.as_chunks::<2>().0) {
+                for ((to, low), high) in to[panel].iter_mut().zip(low).zip(high) {
                     *to = low & 15 | high << 4;
                 }
             }
         }
         6 => {
-            let thirds = to.as_chunks_mut::<QUAD>().0.as_chunks_mut::<3>().0;
-            for (to, [codes @ .., cut]) in thirds.iter_mut().zip(codes.as_chunks::<4>().0) {
+            for (to, [codes @ .., cut]) in to.as_chunks_mut::<3>().0.iter_mut().zip(codes.as_chunks::<4>().0) {
                 for (third, (to, codes)) in to.iter_mut().zip(codes).enumerate() {
-                    for ((to, code), cut) in to.iter_mut().zip(codes).zip(cut) {
+                    for ((to, code), cut) in to[panel].iter_mut().zip(codes).zip(cut) {
                         *to = code & 63 | cut >> (2 * third) << 6;
                     }
                 }
             }
         }
-        _ => to.copy_from_slice(codes.as_flattened()),
+        _ => to.iter_mut().zip(codes).for_each(|(to, codes)| to[panel] = *codes),
     }
 }
 
@@ -257,15 +278,15 @@ pub(super) fn pack_pairs<const BITS: usize>(lanes: &[u32; LANES], to: &mut [u8])
 
 /// The code at `position` of a quad of a packed step.
 #[inline(always)]
-pub(super) fn code<const BITS: usize>(step: &[u8], quad: usize, position: usize) -> u8 {
+pub(super) fn code<const BITS: usize>(step: StepCodes<'_>, quad: usize, position: usize) -> u8 {
     match BITS {
-        4 => step[quad / 2 * QUAD + position] >> (4 * (quad % 2)) & 15,
-        6 if quad % 4 < 3 => step[(quad / 4 * 3 + quad % 4) * QUAD + position] & 63,
+        4 => step.line(quad / 2)[position] >> (4 * (quad % 2)) & 15,
+        6 if quad % 4 < 3 => step.line(quad / 4 * 3 + quad % 4)[position] & 63,
         6 => {
-            let third = |i: usize| step[(quad / 4 * 3 + i) * QUAD + position] >> 6;
+            let third = |i: usize| step.line(quad / 4 * 3 + i)[position] >> 6;
             third(0) | third(1) << 2 | third(2) << 4
         }
-        _ => step[quad * QUAD + position],
+        _ => step.line(quad)[position],
     }
 }
 

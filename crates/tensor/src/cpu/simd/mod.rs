@@ -51,6 +51,7 @@ macro_rules! sums_of_32_bits {
 pub(in crate::cpu) mod codes;
 mod dispatch;
 mod isa;
+mod machine;
 mod scalar;
 pub(in crate::cpu) mod tiles;
 cfg_select! {
@@ -74,9 +75,10 @@ use microscale_formats::{E8M0, ElementFormat};
 use super::kernel::bf16::{pair, round, rounded};
 use super::kernel::operand::pairs_of_floats;
 use crate::math;
-use codes::{BYTE_BIAS, ByteTable, CodeTable, IntegerTable};
+use codes::{BYTE_BIAS, ByteTable, CodeTable, IntegerTable, StepCodes};
 pub(crate) use dispatch::*;
 pub use isa::{Isa, UnsupportedIsa};
+pub(crate) use machine::prefetchers_keep_up;
 
 /// Lanes of [`Simd::F32`].
 pub(crate) const LANES: usize = 16;
@@ -153,7 +155,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// operands nor results may be subnormal: some machines count those as zero.
     fn dot(self, x: Self::Pairs, w: Self::Pairs, sum: Self::F32) -> Self::F32;
     /// The values of a quad of a packed step ([`codes::pack_step`]): two pairs along k of sixteen outputs.
-    fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2];
+    fn decode<const BITS: usize>(self, table: &CodeTable, step: StepCodes<'_>, quad: usize) -> [Self::Pairs; 2];
     /// Whether [`floats_of_codes`](Self::floats_of_codes) of a format takes less than any other way to its values.
     fn takes_codes_for_floats(self, _: ElementFormat) -> bool {
         false
@@ -161,7 +163,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// The values of a quad of a packed step of codes of 6 or 8 bits, a sign and a magnitude with so many fraction bits, times a
     /// power of two ([`codes::float_of_code`]): of each of its two pairs the odd elements, then the even ones.
     #[inline(always)]
-    fn floats_of_codes<const BITS: usize>(self, fraction_bits: u32, step: &[u8], quad: usize) -> [[Self::F32; 2]; 2] {
+    fn floats_of_codes<const BITS: usize>(
+        self,
+        fraction_bits: u32,
+        step: StepCodes<'_>,
+        quad: usize,
+    ) -> [[Self::F32; 2]; 2] {
         let element = |k| {
             self.load(&std::array::from_fn(|output| {
                 let code = codes::code::<BITS>(step, quad, codes::position(BITS as u32, output, k));
@@ -181,10 +188,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Asks the memory for the bytes [`AHEAD`] of here. A hint: it neither faults nor changes anything.
     #[inline(always)]
     fn prefetch<T>(self, here: &T) {
-        self.prefetch_past(here, [0; 2]);
+        self.prefetch_ahead(here, AHEAD);
     }
-    /// The same of a stream that goes on as many bytes further.
-    fn prefetch_past<T>(self, _here: &T, _skips: [usize; 2]) {}
+    /// The same so many bytes ahead.
+    fn prefetch_ahead<T>(self, _here: &T, _ahead: [usize; 2]) {}
     /// Asks the memory for this line, likewise.
     fn fetch<T>(self, _at: &T) {}
     /// The even elements and the odd ones.
@@ -377,7 +384,7 @@ pub(crate) trait IntegerProducts: Simd {
     }
     /// The bytes of a quad of a packed step: four elements along k, in their [order](codes::ORDER), plus their
     /// [bias](Self::byte_bias), in each of sixteen lanes, the outputs.
-    fn bytes<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize) -> Self::Pairs;
+    fn bytes<const BITS: usize>(self, table: &ByteTable, step: StepCodes<'_>, quad: usize) -> Self::Pairs;
     /// `sum` and the four products of `x`, signed bytes, with each lane of bytes. No two of these make more than
     /// [`SHORT`](Self::SHORT).
     fn dot_bytes(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32;
@@ -388,7 +395,7 @@ pub(crate) trait IntegerProducts: Simd {
     /// The sum that [`short`](Self::short) was given and what was added since.
     fn long(self, short: Self::Short, sum: Self::I32) -> Self::I32;
     /// The integers of a quad of a packed step, of which [`decode`](Simd::decode) gives the values.
-    fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [Self::Pairs; 2];
+    fn integers<const BITS: usize>(self, table: &IntegerTable, step: StepCodes<'_>, quad: usize) -> [Self::Pairs; 2];
     /// `sum` and the two products of `x`, signed integers of 16 bits, with each lane.
     fn dot_integers(self, x: u32, w: Self::Pairs, sum: Self::I32) -> Self::I32;
     fn float(self, x: Self::I32) -> Self::F32;
@@ -428,15 +435,21 @@ pub(crate) trait Words: Simd {
 mod tests {
     use microscale_formats::{E2M3, E3M2, E4M3, E5M2, ElementFormat};
 
-    use super::codes::{QUADS, is_small_integer};
+    use super::codes::{GROUP, Line, QUADS, is_small_integer};
     use super::*;
 
-    /// Steps of codes: all of them in order, and pseudo-random ones.
-    fn steps(bits: usize) -> Vec<Vec<u8>> {
+    /// Steps of a group of panels: all codes in order, and pseudo-random ones.
+    fn groups(bits: usize) -> Vec<Vec<[Line; GROUP]>> {
         let hash = |i: usize| (i as u32).wrapping_mul(0x9E37_79B9).rotate_left(11) as u8;
-        (0..32)
-            .map(|seed| (0..64 * bits).map(|i| if seed == 0 { i as u8 } else { hash(i + 7919 * seed) }).collect())
-            .collect()
+        let byte = |seed: usize, i: usize| if seed < GROUP { i as u8 } else { hash(i + 7919 * seed) };
+        let line = |seed: usize, l: usize| std::array::from_fn(|i| byte(seed, 64 * l + i));
+        let group = |seed: usize| (0..bits).map(|l| std::array::from_fn(|p| line(seed + p, l))).collect();
+        (0..32).map(|seed| group(GROUP * seed)).collect()
+    }
+
+    /// A panel's step of each.
+    fn steps(groups: &[Vec<[Line; GROUP]>]) -> impl Iterator<Item = StepCodes<'_>> {
+        groups.iter().enumerate().map(|(i, lines)| StepCodes { lines, panel: i % GROUP })
     }
 
     fn lanes<S: Simd>(simd: S, pairs: [S::Pairs; 2]) -> [[u32; LANES]; 2] {
@@ -449,13 +462,13 @@ mod tests {
 
     fn floats_as_scalar<S: Simd, const BITS: usize>(simd: S, element: ElementFormat) {
         let fraction_bits = element.mantissa_bits();
-        for step in steps(BITS) {
+        for step in steps(&groups(BITS)) {
             for quad in 0..QUADS {
                 let found = simd.vectorize(|| {
-                    let floats = simd.floats_of_codes::<BITS>(fraction_bits, &step, quad);
+                    let floats = simd.floats_of_codes::<BITS>(fraction_bits, step, quad);
                     floats.map(|floats| lanes(simd, floats.map(|x| simd.bits(x))))
                 });
-                let floats = scalar().floats_of_codes::<BITS>(fraction_bits, &step, quad);
+                let floats = scalar().floats_of_codes::<BITS>(fraction_bits, step, quad);
                 assert_eq!(found, floats.map(|floats| floats.map(|x| x.map(f32::to_bits))), "{element:?}, quad {quad}");
             }
         }
@@ -463,10 +476,10 @@ mod tests {
 
     fn decodes_as_scalar<S: Simd, const BITS: usize>(simd: S, element: ElementFormat) {
         let table = CodeTable::new(element);
-        for step in steps(BITS) {
+        for step in steps(&groups(BITS)) {
             for quad in 0..QUADS {
-                let found = simd.vectorize(|| lanes(simd, simd.decode::<BITS>(&table, &step, quad)));
-                assert_eq!(found, scalar().decode::<BITS>(&table, &step, quad), "{element:?}, quad {quad}");
+                let found = simd.vectorize(|| lanes(simd, simd.decode::<BITS>(&table, step, quad)));
+                assert_eq!(found, scalar().decode::<BITS>(&table, step, quad), "{element:?}, quad {quad}");
             }
         }
     }
@@ -478,7 +491,7 @@ mod tests {
             simd.store(simd.float(sum), &mut lanes);
             lanes
         };
-        for (seed, step) in steps(BITS).iter().enumerate() {
+        for (seed, step) in steps(&groups(BITS)).enumerate() {
             let x = (seed as u32 + 1).wrapping_mul(0x9E37_79B9);
             // Of which products with any byte are small enough for all.
             let bytes_x = u32::from_le_bytes(x.to_le_bytes().map(|x| (x.cast_signed() >> 1).cast_unsigned()));

@@ -5,7 +5,7 @@ use std::array::from_fn;
 
 use microscale_formats::E8M0;
 
-use super::codes::{self, CodeTable};
+use super::codes::{self, CodeTable, StepCodes};
 use super::scalar::Scalar;
 use super::{LANES, Simd};
 
@@ -106,15 +106,14 @@ impl Simd for Neon {
         })
     }
     #[inline(always)]
-    fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
+    fn decode<const BITS: usize>(self, table: &CodeTable, step: StepCodes<'_>, quad: usize) -> [Self::Pairs; 2] {
         if BITS == 8 {
             return table.decode::<BITS>(step, quad).map(|pairs| self.load_pairs(&pairs));
         }
-        let quarters: &[[u8; 16]] = step.as_chunks().0;
         // SAFETY: AArch64 has NEON; 64 bytes are loaded from tables of 128 and 16 from 16.
         unsafe {
             let (low, high) = (vld1q_u8_x4(table.halves.low.as_ptr()), vld1q_u8_x4(table.halves.high.as_ptr()));
-            let load = |bytes: usize, quarter: usize| vld1q_u8(quarters[4 * bytes + quarter].as_ptr());
+            let load = |line: usize, quarter: usize| vld1q_u8(step.line(line).as_chunks::<16>().0[quarter].as_ptr());
             let codes = |quarter| match BITS {
                 4 if quad.is_multiple_of(2) => vandq_u8(load(quad / 2, quarter), vdupq_n_u8(15)),
                 4 => vshrq_n_u8::<4>(load(quad / 2, quarter)),

@@ -2,8 +2,7 @@ use std::array::from_fn;
 
 use microscale_formats::E8M0;
 
-use super::codes::{self, CodeTable};
-use super::codes::{ByteTable, IntegerTable};
+use super::codes::{self, ByteTable, CodeTable, IntegerTable, StepCodes};
 use super::{IntegerProducts, LANES, Simd, Words};
 
 /// Plain Rust.
@@ -110,7 +109,7 @@ impl Simd for Scalar {
         from_fn(|i| low(x[i]).mul_add(low(w[i]), high(x[i]).mul_add(high(w[i]), sum[i])))
     }
     #[inline(always)]
-    fn decode<const BITS: usize>(self, table: &CodeTable, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
+    fn decode<const BITS: usize>(self, table: &CodeTable, step: StepCodes<'_>, quad: usize) -> [Self::Pairs; 2] {
         table.decode::<BITS>(step, quad)
     }
     #[inline(always)]
@@ -134,7 +133,7 @@ impl IntegerProducts for Scalar {
     fn start(self, x: i32) -> Self::I32 {
         [x; LANES]
     }
-    fn bytes<const BITS: usize>(self, table: &ByteTable, step: &[u8], quad: usize) -> Self::Pairs {
+    fn bytes<const BITS: usize>(self, table: &ByteTable, step: StepCodes<'_>, quad: usize) -> Self::Pairs {
         let at = |output, k| codes::position(BITS as u32, output, k);
         let byte = |output, k| table.biased[usize::from(codes::code::<BITS>(step, quad, at(output, k)))];
         from_fn(|output| u32::from_le_bytes(codes::ORDER.map(|k| byte(output, k))))
@@ -143,7 +142,7 @@ impl IntegerProducts for Scalar {
         let x = x.to_le_bytes().map(|x| i32::from(x as i8));
         from_fn(|i| x.iter().zip(w[i].to_le_bytes()).fold(sum[i], |sum, (x, w)| sum + x * i32::from(w)))
     }
-    fn integers<const BITS: usize>(self, table: &IntegerTable, step: &[u8], quad: usize) -> [Self::Pairs; 2] {
+    fn integers<const BITS: usize>(self, table: &IntegerTable, step: StepCodes<'_>, quad: usize) -> [Self::Pairs; 2] {
         let integer = |output, k| {
             let code = usize::from(codes::code::<BITS>(step, quad, codes::position(BITS as u32, output, k)));
             u32::from(table.values.words[code])

@@ -15,8 +15,8 @@ const FRACTIONS: u32 = 0x007F_007F;
 /// Their leading ones.
 const ONES: u32 = 0x0080_0080;
 pub(super) const SIGNS: u32 = 0x8000_8000;
-/// How much further ahead than usual memory is asked for blocks, of which sixteen are read in a burst.
-const FURTHER: [usize; 2] = [2304, 6144];
+/// How far ahead memory is asked for blocks, of which sixteen are read in a burst.
+const AHEAD: [usize; 2] = [3072, 8192];
 
 impl Quantizer {
     /// [`encode`](Self::encode) for blocks of 32, sixteen at a time: the last sixteen once more where fewer are left.
@@ -57,7 +57,7 @@ impl Quantizer {
         let largest = simd.largest_magnitudes(
             #[inline(always)]
             |r| {
-                simd.prefetch_past(&blocks[r], FURTHER);
+                simd.prefetch_ahead(&blocks[r], AHEAD);
                 load(simd, &blocks[r])
             },
         );

@@ -4,17 +4,16 @@
 
 use std::arch::x86_64::*;
 
-use super::super::codes::{CodeTable, ORDER, PairTable, QUAD};
+use super::super::codes::{CodeTable, ORDER, PairTable, StepCodes};
 use super::super::Simd;
 use super::Avx512;
 
 impl Avx512 {
     /// The codes of a quad, a byte each; of codes of 4 and 6 bits those lowest bits only count.
     #[inline(always)]
-    pub(in crate::cpu::simd) fn codes<const BITS: usize>(self, step: &[u8], quad: usize) -> __m512i {
-        let step: &[[u8; QUAD]] = step.as_chunks().0;
+    pub(in crate::cpu::simd) fn codes<const BITS: usize>(self, step: StepCodes<'_>, quad: usize) -> __m512i {
         // SAFETY: `self` proves AVX-512; 64 bytes are loaded from 64.
-        let load = |i: usize| unsafe { _mm512_loadu_si512(step[i].as_ptr().cast()) };
+        let load = |i: usize| unsafe { _mm512_loadu_si512(step.line(i).as_ptr().cast()) };
         match BITS {
             4 if quad.is_multiple_of(2) => load(quad / 2),
             // SAFETY: `self` proves AVX-512.
@@ -51,7 +50,7 @@ impl Avx512 {
     #[inline(always)]
     pub(in crate::cpu::simd) fn look_up_words<const BITS: usize, const N: usize>(
         self,
-        step: &[u8],
+        step: StepCodes<'_>,
         quad: usize,
         table: &PairTable<N>,
     ) -> [__m512i; 2] {
