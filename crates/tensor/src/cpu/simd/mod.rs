@@ -169,13 +169,16 @@ pub(crate) trait Simd: Copy + Send + Sync {
         step: StepCodes<'_>,
         quad: usize,
     ) -> [[Self::F32; 2]; 2] {
-        let element = |k| {
-            self.load(&std::array::from_fn(|output| {
+        // Loops rather than closures: of calls to these rustc 1.95 made a frame for AVX-512 that was not aligned.
+        let mut values = [[0.0; LANES]; 4];
+        for (k, values) in values.iter_mut().enumerate() {
+            for (output, value) in values.iter_mut().enumerate() {
                 let code = codes::code::<BITS>(step, quad, codes::position(BITS as u32, output, k));
-                codes::float_of_code::<BITS>(fraction_bits, code)
-            }))
-        };
-        [[element(1), element(0)], [element(3), element(2)]]
+                *value = codes::float_of_code::<BITS>(fraction_bits, code);
+            }
+        }
+        let [a, b, c, d] = &values;
+        [[self.load(b), self.load(a)], [self.load(d), self.load(c)]]
     }
     /// Packs sixteen pairs of codes, each pair in the low bits of a lane and nothing above, least significant bits first,
     /// into `4 · BITS` bytes.
