@@ -21,7 +21,7 @@ pub(super) fn subnormals_are_fast() -> bool {
 }
 
 /// Whether the CPU's own prefetchers are best left alone with memory that is read line after line. On AMD's Zen 4 they took codes
-/// to products a fifth faster than where these asked for lines as well. Others have not been measured.
+/// to products up to a fifth faster than where these asked for lines as well. Others have not been measured.
 pub(crate) fn prefetchers_keep_up() -> bool {
     *IS_AMD
 }
