@@ -32,11 +32,12 @@ impl Matrix {
     /// A matrix of any values, to be written over: in memory that another had, where there is some.
     pub(crate) fn reused(rows: usize, columns: usize) -> Matrix {
         let count = rows * columns;
-        let spare = is_kept(count).then(|| SPARE.take_with(count * size_of::<bf16>())).flatten();
-        let mut values = spare.unwrap_or_else(|| {
+        if !is_kept(count) {
+            return Matrix::zeros(rows, columns);
+        }
+        let mut values = SPARE.take_with(count * size_of::<bf16>()).unwrap_or_else(|| {
             // A little more than asked for, so that it will serve others too.
-            let size = if is_kept(count) { count.next_multiple_of(count.next_power_of_two() / 8) } else { count };
-            vec![0u16; size].reinterpret_into()
+            Matrix::zeros(1, count.next_multiple_of(count.next_power_of_two() / 8)).into_values()
         });
         values.resize(count, bf16::ZERO);
         Matrix { rows, columns, values }

@@ -13,7 +13,7 @@ use super::super::product::HALF;
 use super::super::sides::{PANEL, STEP, StepIntegers, XTile, block_of};
 use super::{Way, add_quad, add_scaled, lanes};
 use crate::cpu::simd::codes::{GROUP, QUADS, StepCodes, exponent_of_codes};
-use crate::cpu::simd::{IntegerProducts, Simd, prefetchers_keep_up};
+use crate::cpu::simd::{FAR_AHEAD, IntegerProducts, Simd, prefetchers_keep_up};
 
 /// Through codes of `BITS` bits.
 pub(super) struct Codes<'a, S, K, const BITS: usize> {
@@ -49,10 +49,6 @@ pub(super) struct Sides<'a, const P: usize> {
     /// How far ahead memory is asked for codes, where it is.
     ahead: Option<[usize; 2]>,
 }
-
-/// How far that is on machines whose own prefetchers do not keep up with a stream of codes: into the first-level cache, and into the
-/// second.
-const AHEAD: [usize; 2] = [3072, 8192];
 
 /// Pairs of bf16.
 #[derive(Clone, Copy)]
@@ -93,7 +89,7 @@ impl<S: Simd, K: Kind<S>, const BITS: usize> Way for Codes<'_, S, K, BITS> {
         let packed = product.w.as_packed().expect("the way through codes is taken for packed weights");
         let x = &product.tiles[0].0;
         let keeps_up = S::ROWS >= HALF && prefetchers_keep_up();
-        let ahead = if keeps_up { K::ahead(BITS) } else { Some(AHEAD) };
+        let ahead = if keeps_up { K::ahead(BITS) } else { Some(FAR_AHEAD) };
         let mut sides = Sides { x, packed, codes: packed.codes(first), scales: [packed.scales(first); P], ahead };
         for p in 0..P {
             sides.scales[p] = packed.scales(first + p);
