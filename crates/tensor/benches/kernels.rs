@@ -3,6 +3,8 @@
 //!
 //! Throughput: of `prefill` and `attention` in operations (a multiplication or an addition) per second, of `decode`,
 //! `rope`, `activation` and `weight` in bytes: of packed weights read, and of bf16 taken in.
+//!
+//! `in-turn ROWS WEIGHT ACTIVATION` instead waits for lines on stdin: benches/in_turn.py runs two builds of this so.
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
@@ -13,7 +15,11 @@ use microscale_tensor::{
 };
 
 fn main() {
-    divan::main();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["in-turn", rows, w, x] => in_turn(rows.parse().expect("a number of rows"), [w, x]),
+        _ => divan::main(),
+    }
 }
 
 /// Weight and activation formats.
@@ -85,6 +91,27 @@ fn linear(bencher: Bencher<'_, '_>, [w, x]: [&str; 2], rows: usize, [count, roun
             }
         });
     });
+}
+
+/// Prints, for every line on stdin, the nanoseconds that a pass over some weights takes, one after another, and the bytes of these.
+/// With one row they are as many as hardly a cache holds.
+fn in_turn(rows: usize, [w, x]: [&str; 2]) {
+    let count = if rows == 1 { 48 } else { 1 };
+    let (cpu, matrix) = (cpu(), random(SHAPE[0], SHAPE[1]));
+    let weights: Vec<_> = (0..count).map(|_| cpu.weight(WeightMatrix::new(matrix.clone(), format(w)))).collect();
+    let operand = cpu.operand(&random(rows, SHAPE[1]), format(x));
+    let bits = format(w).map_or(16.0, |f| f64::from(f.element.bits()) + 8.0 / f.block_size as f64);
+    let bytes = (count * SHAPE[0] * SHAPE[1]) as f64 * bits / 8.0;
+    println!("ready");
+    for _ in std::io::stdin().lines() {
+        let start = std::time::Instant::now();
+        cpu.session(|| {
+            for weight in &weights {
+                black_box(cpu.linear(black_box(&operand), [Linear { weight, bias: None }]));
+            }
+        });
+        println!("{} {bytes}", start.elapsed().as_nanos());
+    }
 }
 
 /// Queries of 32 heads, keys and values of 8, 64 features each: all tokens at once, or one after `tokens` others, in eight

@@ -15,7 +15,7 @@ use super::floats::{FloatPanel, FloatStep, float_lanes};
 use super::sides::{PANEL, STEP, Scales, WPanel};
 use super::words::WordPanel;
 use crate::buffer::Buffer;
-use crate::cpu::simd::codes::{CodeTable, GROUP, Line, QUAD, QUADS, StepCodes, pack_step, position};
+use crate::cpu::simd::codes::{BlockScales, CodeTable, GROUP, Line, QUAD, QUADS, StepCodes, pack_step, position};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{IntegerProducts, LANES, Simd};
 use crate::spare::capacity;
@@ -33,9 +33,7 @@ pub struct Panels {
 }
 
 /// The scales of one block of a group of panels: a line of memory, as of their codes.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct GroupScales([[E8M0; PANEL]; GROUP]);
+type GroupScales = [BlockScales; GROUP];
 
 /// The codes of a panel.
 #[derive(Clone, Copy)]
@@ -67,10 +65,11 @@ pub(in crate::cpu) struct Packed {
     /// The smallest magnitude of the format.
     pub(in crate::cpu) unit: f32,
     k: usize,
-    /// `[group of panels][step]`, each packed by [`pack_step`]: `[line][panel]`.
-    codes: Buffer,
-    /// `[group of panels][block]`.
-    scales: Vec<GroupScales>,
+    /// Codes, `[group of panels][step]`, each packed by [`pack_step`]: `[line][panel]`. After them scales, `[group of panels][block]`:
+    /// in memory of their own their pages would be small, and finding these costs more time than reading them.
+    memory: Buffer,
+    /// How many bytes the codes are.
+    code_bytes: usize,
     /// [`WPanel::limit`] of every step, `[panel][step]`.
     limits: Vec<f32>,
     /// The least of them.
@@ -114,10 +113,15 @@ impl Panels {
         let (bits, blocks) = (element.bits(), k.div_ceil(block_size));
         let (panels, steps) = (outputs.div_ceil(PANEL), k.div_ceil(STEP));
         let lines = steps * bits as usize;
-        let one = E8M0::from_exponent(0);
+        let one = E8M0::from_exponent(0).0;
         let magnitude = if element == INT8 { 0xFF } else { (1u8 << (bits - 1)) - 1 };
-        let mut scales = vec![GroupScales([[one; PANEL]; GROUP]); panels.div_ceil(GROUP) * blocks];
-        let mut codes = Buffer::zeroed(panels.div_ceil(GROUP) * lines * size_of::<[Line; GROUP]>());
+        let groups = panels.div_ceil(GROUP);
+        let code_bytes = groups * lines * size_of::<[Line; GROUP]>();
+        let mut memory = Buffer::zeroed(code_bytes + groups * blocks * size_of::<GroupScales>());
+        let (all_lines, scales) = memory.bytes_mut().split_at_mut(code_bytes);
+        scales.fill(one);
+        let all_lines = all_lines.as_chunks_mut().0.as_chunks_mut().0;
+        let scales = scales.as_chunks_mut().0.as_chunks_mut().0;
         let mut limits = vec![0f32; panels * steps];
         let special: [bool; 256] = std::array::from_fn(|code| !element.decode(code as u8).is_finite());
         let has_special = AtomicBool::new(false);
@@ -146,14 +150,13 @@ impl Panels {
                     for ((to, &scale), block) in scales.iter_mut().zip(row_scales).zip(row.chunks(block_size)) {
                         // A block of zeros takes the scale 1, as in the operand: see `Quantizer::row`.
                         let zero = scale != E8M0::NAN && block.iter().all(|&c| c & magnitude == 0);
-                        to.0[panel % GROUP][output] = if zero { one } else { scale };
+                        to[panel % GROUP][output] = if zero { one } else { scale.0 };
                     }
                 }
                 for (step, to) in unpacked.iter().zip(lines.chunks_exact_mut(bits as usize)) {
                     pack_step(step, bits, (to, panel % GROUP));
                 }
             };
-        let all_lines = codes.bytes_mut().as_chunks_mut().0.as_chunks_mut().0;
         let groups = all_lines.par_chunks_mut(lines).zip(scales.par_chunks_mut(blocks));
         let groups = groups.zip(limits.par_chunks_mut(GROUP * steps));
         groups.enumerate().for_each_init(
@@ -164,10 +167,10 @@ impl Panels {
                 }
             },
         );
-        let powers: Vec<[f32; PANEL]> = scales.iter().flat_map(|s| s.0).map(|s| s.map(E8M0::value)).collect();
+        let powers: Vec<[f32; PANEL]> = scales.as_flattened().iter().map(|s| s.map(|s| E8M0(s).value())).collect();
         let extent = Extent::of_scales(element, &powers);
         let table = Box::new(CodeTable::new(element));
-        let scales_are_normal = scales.iter().flat_map(|s| s.0).flatten().all(|s| !matches!(s.0, 0 | 255));
+        let scales_are_normal = scales.as_flattened().as_flattened().iter().all(|s| !matches!(s, 0 | 255));
         Panels {
             outputs,
             k,
@@ -179,8 +182,8 @@ impl Panels {
                 ratio: ratio(element),
                 unit: unit(element),
                 k,
-                codes,
-                scales,
+                memory,
+                code_bytes,
                 scales_are_normal,
                 plain_codes: Some(element).filter(|_| bits > 4 && element != INT8 && !has_special.into_inner()),
                 limit: limits.iter().copied().fold(f32::INFINITY, f32::min),
@@ -294,7 +297,7 @@ impl Packed {
     #[inline(always)]
     pub(in crate::cpu) fn codes(&self, panel: usize) -> PanelCodes<'_> {
         let lines = self.k.div_ceil(STEP) * self.bits as usize;
-        let all = self.codes.bytes().as_chunks().0.as_chunks().0;
+        let all = self.memory.bytes()[..self.code_bytes].as_chunks().0.as_chunks().0;
         PanelCodes { lines: &all[panel / GROUP * lines..][..lines], panel: panel % GROUP }
     }
 
@@ -307,7 +310,8 @@ impl Packed {
     #[inline(always)]
     pub(in crate::cpu) fn scales(&self, panel: usize) -> PanelScales<'_> {
         let blocks = self.k.div_ceil(self.block_size);
-        PanelScales { group: &self.scales[panel / GROUP * blocks..][..blocks], panel: panel % GROUP }
+        let all = self.memory.bytes()[self.code_bytes..].as_chunks().0.as_chunks().0;
+        PanelScales { group: &all[panel / GROUP * blocks..][..blocks], panel: panel % GROUP }
     }
 
     /// Some steps of a panel to bytes, where the format is one of small integers and blocks are steps.
@@ -523,8 +527,8 @@ impl<'a> PanelCodes<'a> {
 
 impl<'a> PanelScales<'a> {
     #[inline(always)]
-    pub(super) fn block(self, block: usize) -> &'a [E8M0; PANEL] {
-        &self.group[block].0[self.panel]
+    pub(super) fn block(self, block: usize) -> &'a BlockScales {
+        &self.group[block][self.panel]
     }
 }
 

@@ -3,9 +3,9 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use microscale_formats::{E8M0, ElementFormat};
+use microscale_formats::ElementFormat;
 
-use super::codes::{ByteTable, CodeTable, IntegerTable, ORDER, PairTable, SMALL_BIAS, StepCodes};
+use super::codes::{BlockScales, ByteTable, CodeTable, IntegerTable, ORDER, PairTable, SMALL_BIAS, StepCodes};
 use super::scalar::Scalar;
 use super::machine::subnormals_are_fast;
 use super::{IntegerProducts, LANES, Simd};
@@ -458,7 +458,7 @@ impl Simd for Avx2 {
         prefetch_ahead(here, ahead);
     }
     #[inline(always)]
-    fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {
+    fn powers(self, scales: &BlockScales) -> Self::F32 {
         // SAFETY: `self` proves AVX2; a scale is one byte.
         unsafe {
             let bytes = _mm_loadu_si128(scales.as_ptr().cast());
@@ -466,7 +466,7 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn normal_powers(self, scales: &[E8M0; LANES]) -> Self::F32 {
+    fn normal_powers(self, scales: &BlockScales) -> Self::F32 {
         let (first, second) = (scales.as_ptr(), scales[LANES / 2..].as_ptr());
         // SAFETY: `self` proves AVX2; a scale is one byte, and eight are loaded from eight.
         unsafe {

@@ -7,10 +7,9 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use half::bf16;
-use microscale_formats::E8M0;
 
 use super::avx2::prefetch_ahead;
-use super::codes::{ByteTable, CodeTable, IntegerTable, StepCodes};
+use super::codes::{BlockScales, ByteTable, CodeTable, IntegerTable, StepCodes};
 use super::{IntegerProducts, LANES, Simd, exponential};
 use decoding::fours;
 pub(super) use decoding::interleave;
@@ -84,7 +83,7 @@ macro_rules! avx512_methods {
             fn bit_or(x: __m512i) -> u32;
             fn total(x: __m512) -> f32;
             fn round(x: __m512, to: &mut [bf16; LANES]);
-            fn powers(scales: &[E8M0; LANES]) -> __m512;
+            fn powers(scales: &BlockScales) -> __m512;
             fn exp_of_negative(x: __m512) -> __m512;
         }
         #[inline(always)]
@@ -385,7 +384,7 @@ impl Simd for Avx512 {
         unsafe { exponential::exp_of_negative(x) }
     }
     #[inline(always)]
-    fn powers(self, scales: &[E8M0; LANES]) -> __m512 {
+    fn powers(self, scales: &BlockScales) -> __m512 {
         // SAFETY: `self` proves AVX-512; a scale is one byte.
         unsafe {
             let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(scales.as_ptr().cast()));

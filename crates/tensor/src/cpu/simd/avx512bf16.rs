@@ -4,11 +4,10 @@ use std::arch::x86_64::*;
 use std::sync::LazyLock;
 
 use half::bf16;
-use microscale_formats::E8M0;
 
 use super::avx512::{Avx512, avx512_methods, interleave};
 use super::avx512vnni::Avx512Vnni;
-use super::codes::{ByteTable, CodeTable, IntegerTable, PairTable, StepCodes};
+use super::codes::{BlockScales, ByteTable, CodeTable, IntegerTable, PairTable, StepCodes};
 use super::{IntegerProducts, LANES, Simd};
 
 /// Proof of AVX-512 with VBMI, VNNI and BF16, the latter adding in the canonical order.

@@ -4,10 +4,9 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use half::bf16;
-use microscale_formats::E8M0;
 
 use super::avx512::{Avx512, avx512_methods};
-use super::codes::{ByteTable, CodeTable, IntegerTable, StepCodes};
+use super::codes::{BlockScales, ByteTable, CodeTable, IntegerTable, StepCodes};
 use super::{IntegerProducts, LANES, Simd};
 
 /// Proof of AVX-512 with VNNI: sums of products of integers in one instruction.

@@ -1,6 +1,6 @@
 //! Element codes in the order the product wants them, and their values by look-up.
 
-use microscale_formats::{E2M1, E2M3, E8M0, ElementFormat, INT8};
+use microscale_formats::{E2M1, E2M3, ElementFormat, INT8};
 
 use super::LANES;
 
@@ -15,6 +15,9 @@ pub(crate) const GROUP: usize = 4;
 
 /// A line of memory.
 pub(crate) type Line = [u8; QUAD];
+
+/// The scales of a block of a panel's outputs, which are [`E8M0`](microscale_formats::E8M0) as they lie in memory.
+pub(crate) type BlockScales = [u8; LANES];
 
 /// The packed codes of a step of a panel: as many lines as a code has bits, each beside those of the other panels of its group.
 #[derive(Clone, Copy)]
@@ -292,8 +295,8 @@ pub(super) fn code<const BITS: usize>(step: StepCodes<'_>, quad: usize, position
 
 /// What [`Simd::powers`](super::Simd::powers) returns.
 #[inline(always)]
-pub(crate) fn powers(scales: &[E8M0; LANES]) -> [f32; LANES] {
-    scales.map(|scale| match scale.0 {
+pub(crate) fn powers(scales: &BlockScales) -> [f32; LANES] {
+    scales.map(|scale| match scale {
         0 => f32::from_bits(1 << 22),
         255 => f32::NAN,
         byte => f32::from_bits(u32::from(byte) << 23),

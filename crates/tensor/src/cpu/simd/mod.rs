@@ -70,12 +70,12 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::compiler_fence;
 
 use half::bf16;
-use microscale_formats::{E8M0, ElementFormat};
+use microscale_formats::ElementFormat;
 
 use super::kernel::bf16::{pair, round, rounded};
 use super::kernel::operand::pairs_of_floats;
 use crate::math;
-use codes::{BYTE_BIAS, ByteTable, CodeTable, IntegerTable, StepCodes};
+use codes::{BYTE_BIAS, BlockScales, ByteTable, CodeTable, IntegerTable, StepCodes};
 pub(crate) use dispatch::*;
 pub use isa::{Isa, UnsupportedIsa};
 pub(crate) use machine::prefetchers_keep_up;
@@ -348,10 +348,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.load(&lanes)
     }
     /// The powers of two that scales stand for.
-    fn powers(self, scales: &[E8M0; LANES]) -> Self::F32;
+    fn powers(self, scales: &BlockScales) -> Self::F32;
     /// The same of scales that are neither the smallest nor NaN.
     #[inline(always)]
-    fn normal_powers(self, scales: &[E8M0; LANES]) -> Self::F32 {
+    fn normal_powers(self, scales: &BlockScales) -> Self::F32 {
         self.powers(scales)
     }
 
@@ -537,14 +537,14 @@ mod tests {
     #[test]
     fn scales_are_the_same_everywhere() {
         for first in (0..256).step_by(LANES) {
-            let scales: [E8M0; LANES] = std::array::from_fn(|i| E8M0((first + i) as u8));
+            let scales: BlockScales = std::array::from_fn(|i| (first + i) as u8);
             for isa in Isa::available() {
                 let mut powers = [0.0; LANES];
                 dispatch!(isa, simd => simd.vectorize(|| simd.store(simd.powers(&scales), &mut powers)));
                 let expected = scalar().powers(&scales).map(f32::to_bits);
                 assert_eq!(powers.map(f32::to_bits), expected, "{isa} from {first}");
                 dispatch!(isa, simd => simd.vectorize(|| simd.store(simd.normal_powers(&scales), &mut powers)));
-                let normal = scales.iter().zip(powers.iter().zip(&expected)).filter(|(s, _)| !matches!(s.0, 0 | 255));
+                let normal = scales.iter().zip(powers.iter().zip(&expected)).filter(|(s, _)| !matches!(s, 0 | 255));
                 normal.for_each(|(scale, (power, &bits))| assert_eq!(power.to_bits(), bits, "{isa}, {scale:?}"));
             }
         }

@@ -3,9 +3,8 @@
 use std::arch::aarch64::*;
 use std::array::from_fn;
 
-use microscale_formats::E8M0;
 
-use super::codes::{self, CodeTable, StepCodes};
+use super::codes::{self, BlockScales, CodeTable, StepCodes};
 use super::scalar::Scalar;
 use super::{LANES, Simd};
 
@@ -133,7 +132,7 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
-    fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {
+    fn powers(self, scales: &BlockScales) -> Self::F32 {
         self.load(&codes::powers(scales))
     }
     #[inline(always)]

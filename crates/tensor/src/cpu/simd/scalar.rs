@@ -1,8 +1,6 @@
 use std::array::from_fn;
 
-use microscale_formats::E8M0;
-
-use super::codes::{self, ByteTable, CodeTable, IntegerTable, StepCodes};
+use super::codes::{self, BlockScales, ByteTable, CodeTable, IntegerTable, StepCodes};
 use super::{IntegerProducts, LANES, Simd, Words};
 
 /// Plain Rust.
@@ -113,7 +111,7 @@ impl Simd for Scalar {
         table.decode::<BITS>(step, quad)
     }
     #[inline(always)]
-    fn powers(self, scales: &[E8M0; LANES]) -> Self::F32 {
+    fn powers(self, scales: &BlockScales) -> Self::F32 {
         codes::powers(scales)
     }
     #[inline(always)]
