@@ -1,6 +1,7 @@
 //! Kernels are compiled for an instruction set as a whole, every closure and function of theirs inlined: what is not is
 //! compiled without its instructions, each of which becomes a call, and takes twenty to sixty times as long.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use half::bf16;
@@ -78,8 +79,12 @@ fn no_longer(what: &str, most: u32, mut times: impl FnMut() -> [Duration; 2]) {
     }
 }
 
+/// Held while something is timed: two at once would take turns.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn rows_together_take_no_longer_than_one_by_one() {
+    let _alone = ALONE.lock();
     for isa in Isa::available() {
         let cpu = Cpu::with_isa(isa);
         for formats in [["", ""], ["fp8_e4m3", "fp6_e3m2"], ["fp8_e4m3", "fp8_e4m3"], ["fp4_e2m1", "fp4_e2m1"]] {
@@ -95,6 +100,7 @@ fn rows_together_take_no_longer_than_one_by_one() {
 
 #[test]
 fn no_instruction_set_is_many_times_slower_than_the_best() {
+    let _alone = ALONE.lock();
     // Without these mistakes the narrowest takes up to six times as long as the widest. Products of many rows are left out:
     // what tiles do with them is another matter.
     const MOST: u32 = 15;

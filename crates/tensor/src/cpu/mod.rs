@@ -14,6 +14,7 @@ use crate::Matrix;
 use crate::backend::{Attention, Backend, BlockFormat, KeyValueLayout, Linear, Rotation, TokenScore, WeightMatrix};
 pub(crate) use kernel::quantize::Quantizer;
 use kernel::{attention, cache::Cache, linear, operand::Operand, panels::Panels, rows};
+use simd::code_stride;
 pub use simd::{Isa, UnsupportedIsa};
 
 /// The CPU backend.
@@ -60,7 +61,7 @@ impl Backend for Cpu {
     }
 
     fn weight(&self, matrix: WeightMatrix) -> Panels {
-        Panels::new(matrix)
+        Panels::new(matrix, code_stride(self.isa))
     }
 
     fn upload(&self, matrix: Matrix) -> Matrix {

@@ -38,9 +38,10 @@ type GroupScales = [BlockScales; GROUP];
 /// The codes of a panel.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct PanelCodes<'a> {
-    /// Of its group, `[step][line]`.
-    lines: &'a [[Line; GROUP]],
-    panel: usize,
+    /// From its first one to its last.
+    lines: &'a [Line],
+    /// From one of them to the next, as of [`StepCodes`].
+    stride: usize,
 }
 
 /// The scales of a panel.
@@ -65,9 +66,11 @@ pub(in crate::cpu) struct Packed {
     /// The smallest magnitude of the format.
     pub(in crate::cpu) unit: f32,
     k: usize,
-    /// Codes, `[group of panels][step]`, each packed by [`pack_step`]: `[line][panel]`. After them scales, `[group of panels][block]`:
-    /// in memory of their own their pages would be small, and finding these costs more time than reading them.
+    /// Codes, by group of panels: `[panel][step]` or, where [`stride`](Self::stride) says so, `[step][line][panel]`, each step packed by
+    /// [`pack_step`]. After them scales, `[group of panels][block]`: in memory of their own their pages would be small.
     memory: Buffer,
+    /// From one line of a panel's codes to the next: 1 or [`GROUP`].
+    pub(in crate::cpu) stride: usize,
     /// How many bytes the codes are.
     code_bytes: usize,
     /// [`WPanel::limit`] of every step, `[panel][step]`.
@@ -81,10 +84,11 @@ pub(in crate::cpu) struct Packed {
 }
 
 impl Panels {
-    pub(in crate::cpu) fn new(weight: WeightMatrix) -> Panels {
+    /// Lays a weight out, its codes with this [stride](StepCodes::stride).
+    pub(in crate::cpu) fn new(weight: WeightMatrix, code_stride: usize) -> Panels {
         match weight {
             WeightMatrix::Bf16(matrix) => Self::plain(&matrix),
-            WeightMatrix::Mx(tensor) => Self::packed(&tensor),
+            WeightMatrix::Mx(tensor) => Self::packed(&tensor, code_stride),
         }
     }
 
@@ -107,7 +111,7 @@ impl Panels {
         Panels { outputs, k, extent, storage: Storage::Plain(panels) }
     }
 
-    fn packed(tensor: &MxTensor) -> Panels {
+    fn packed(tensor: &MxTensor, stride: usize) -> Panels {
         let (outputs, k) = (tensor.shape()[0], tensor.shape()[1]);
         let (element, block_size) = (tensor.format().element, tensor.format().block_size);
         let (bits, blocks) = (element.bits(), k.div_ceil(block_size));
@@ -116,11 +120,11 @@ impl Panels {
         let one = E8M0::from_exponent(0).0;
         let magnitude = if element == INT8 { 0xFF } else { (1u8 << (bits - 1)) - 1 };
         let groups = panels.div_ceil(GROUP);
-        let code_bytes = groups * lines * size_of::<[Line; GROUP]>();
+        let code_bytes = groups * lines * GROUP * size_of::<Line>();
         let mut memory = Buffer::zeroed(code_bytes + groups * blocks * size_of::<GroupScales>());
         let (all_lines, scales) = memory.bytes_mut().split_at_mut(code_bytes);
         scales.fill(one);
-        let all_lines = all_lines.as_chunks_mut().0.as_chunks_mut().0;
+        let all_lines = all_lines.as_chunks_mut().0;
         let scales = scales.as_chunks_mut().0.as_chunks_mut().0;
         let mut limits = vec![0f32; panels * steps];
         let special: [bool; 256] = std::array::from_fn(|code| !element.decode(code as u8).is_finite());
@@ -129,7 +133,7 @@ impl Panels {
         let lay_panel =
             |(unpacked, row): &mut (Vec<[[u8; QUAD]; QUADS]>, Vec<u8>),
              panel: usize,
-             (lines, scales, limits): (&mut [[Line; GROUP]], &mut [GroupScales], &mut [f32])| {
+             (group_lines, scales, limits): (&mut [Line], &mut [GroupScales], &mut [f32])| {
                 limits.fill(f32::INFINITY);
                 for output in 0..PANEL.min(outputs - panel * PANEL) {
                     tensor.unpack_row(panel * PANEL + output, row);
@@ -153,11 +157,12 @@ impl Panels {
                         to[panel % GROUP][output] = if zero { one } else { scale.0 };
                     }
                 }
-                for (step, to) in unpacked.iter().zip(lines.chunks_exact_mut(bits as usize)) {
-                    pack_step(step, bits, (to, panel % GROUP));
+                let panel_lines = &mut group_lines[first_line(panel, lines, stride)..];
+                for (step, to) in unpacked.iter().zip(panel_lines.chunks_mut(bits as usize * stride)) {
+                    pack_step(step, bits, (to, stride));
                 }
             };
-        let groups = all_lines.par_chunks_mut(lines).zip(scales.par_chunks_mut(blocks));
+        let groups = all_lines.par_chunks_mut(GROUP * lines).zip(scales.par_chunks_mut(blocks));
         let groups = groups.zip(limits.par_chunks_mut(GROUP * steps));
         groups.enumerate().for_each_init(
             || (vec![[[0u8; QUAD]; QUADS]; steps], vec![0u8; k]),
@@ -183,6 +188,7 @@ impl Panels {
                 unit: unit(element),
                 k,
                 memory,
+                stride,
                 code_bytes,
                 scales_are_normal,
                 plain_codes: Some(element).filter(|_| bits > 4 && element != INT8 && !has_special.into_inner()),
@@ -297,8 +303,9 @@ impl Packed {
     #[inline(always)]
     pub(in crate::cpu) fn codes(&self, panel: usize) -> PanelCodes<'_> {
         let lines = self.k.div_ceil(STEP) * self.bits as usize;
-        let all = self.memory.bytes()[..self.code_bytes].as_chunks().0.as_chunks().0;
-        PanelCodes { lines: &all[panel / GROUP * lines..][..lines], panel: panel % GROUP }
+        let all = self.memory.bytes()[..self.code_bytes].as_chunks().0;
+        let first = panel / GROUP * GROUP * lines + first_line(panel, lines, self.stride);
+        PanelCodes { lines: &all[first..][..(lines - 1) * self.stride + 1], stride: self.stride }
     }
 
     fn limits(&self, panel: usize) -> &[f32] {
@@ -504,7 +511,7 @@ impl Packed {
 /// Asks for the codes of a step, if there is one.
 #[inline(always)]
 fn fetch_step<S: Simd, const BITS: usize>(simd: S, codes: PanelCodes<'_>, step: usize) {
-    if step < codes.lines.len() / BITS {
+    if step < codes.lines.len().div_ceil(BITS * codes.stride) {
         let codes = codes.step::<BITS>(step);
         for line in 0..BITS {
             simd.fetch(codes.line(line));
@@ -518,10 +525,31 @@ fn scaled<S: Simd>(simd: S, pairs: S::Pairs, scale: S::F32) -> S::Pairs {
     simd.or(simd.shift_right(simd.bits(simd.mul(even, scale)), 16), simd.bits(simd.mul(odd, scale)))
 }
 
+/// Where the lines of a panel's codes begin, of which there are so many, in those of its group.
+fn first_line(panel: usize, lines: usize, stride: usize) -> usize {
+    if stride == 1 { panel % GROUP * lines } else { panel % GROUP }
+}
+
 impl<'a> PanelCodes<'a> {
+    /// The same, its stride one that the compiler knows.
+    #[inline(always)]
+    pub(super) fn with_stride<const STRIDE: usize>(self) -> PanelCodes<'a> {
+        assert_eq!(self.stride, STRIDE, "the stride that the weight was laid out with");
+        PanelCodes { stride: STRIDE, ..self }
+    }
+
     #[inline(always)]
     pub(super) fn step<const BITS: usize>(self, step: usize) -> StepCodes<'a> {
-        StepCodes { lines: &self.lines[step * BITS..][..BITS], panel: self.panel }
+        let extent = StepCodes::extent(BITS, self.stride);
+        StepCodes { lines: &self.lines[step * BITS * self.stride..][..extent], stride: self.stride }
+    }
+
+    /// How far past what a row will read next one panel after another in memory is the same panel of the next group, for what comes so
+    /// many bytes after a step: none of it if that is in the panel, or if the panels lie together.
+    #[inline(always)]
+    pub(super) fn skip<const BITS: usize>(self, step: usize, ahead: usize) -> usize {
+        let length = size_of_val(self.lines);
+        if self.stride > 1 || length - step * BITS * size_of::<Line>() > ahead { 0 } else { (GROUP - 1) * length }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::Matrix;
 use crate::cpu::simd::codes::{GROUP, QUADS};
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{IntegerProducts, Isa, Simd, dispatch, dispatch_integers};
-use codes::{Bytes, Codes, Floats, Halves, Pairs, QUADS_IN_SHORT, Words};
+use codes::{Bytes, Codes, Floats, Halves, Kind, Pairs, QUADS_IN_SHORT, Words};
 
 /// Panels that one row streams through at a time.
 const STREAMS: usize = GROUP;
@@ -103,17 +103,17 @@ impl Product<'_> {
     fn stream<S: Simd>(&self, simd: S, first: usize, columns: &mut [[bf16; PANEL]]) {
         match self.w.as_packed().map(|p| p.bits) {
             None => self.rows(first, columns, Plain { simd, product: self }),
-            Some(4) => self.rows(first, columns, Codes::<_, _, 4> { simd, product: self, kind: Pairs }),
             Some(bits @ 6..) if let Some(element) = self.floats(simd) => {
                 let mut rows = Vec::new();
                 let kind = Floats::new(simd, &self.tiles[0].0, element, &mut rows);
                 match bits {
-                    6 => self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind }),
-                    _ => self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind }),
+                    6 => self.coded::<S, _, 6>(simd, kind, first, columns),
+                    _ => self.coded::<S, _, 8>(simd, kind, first, columns),
                 }
             }
-            Some(6) => self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Pairs }),
-            Some(_) => self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind: Pairs }),
+            Some(4) => self.coded::<S, _, 4>(simd, Pairs, first, columns),
+            Some(6) => self.coded::<S, _, 6>(simd, Pairs, first, columns),
+            Some(_) => self.coded::<S, _, 8>(simd, Pairs, first, columns),
         }
     }
 
@@ -127,34 +127,38 @@ impl Product<'_> {
         columns: &mut [[bf16; PANEL]],
     ) {
         match (integers, self.w.as_packed().map(|p| p.bits)) {
-            (Integers::Bytes, Some(4)) => {
-                self.rows(first, columns, Codes::<_, _, 4> { simd, product: self, kind: Bytes })
-            }
-            (Integers::Bytes, Some(6)) => {
-                self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Bytes })
-            }
-            (Integers::Bytes, _) => self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind: Bytes }),
-            (Integers::Halves, Some(4)) => {
-                self.rows(first, columns, Codes::<_, _, 4> { simd, product: self, kind: Halves })
-            }
-            (Integers::Halves, Some(6)) => {
-                self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Halves })
-            }
-            (Integers::Halves, _) => self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind: Halves }),
-            (Integers::Words, Some(4)) => {
-                self.rows(first, columns, Codes::<_, _, 4> { simd, product: self, kind: Words(None) })
-            }
+            (Integers::Bytes, Some(4)) => self.coded::<S, _, 4>(simd, Bytes, first, columns),
+            (Integers::Bytes, Some(6)) => self.coded::<S, _, 6>(simd, Bytes, first, columns),
+            (Integers::Bytes, _) => self.coded::<S, _, 8>(simd, Bytes, first, columns),
+            (Integers::Halves, Some(4)) => self.coded::<S, _, 4>(simd, Halves, first, columns),
+            (Integers::Halves, Some(6)) => self.coded::<S, _, 6>(simd, Halves, first, columns),
+            (Integers::Halves, _) => self.coded::<S, _, 8>(simd, Halves, first, columns),
+            (Integers::Words, Some(4)) => self.coded::<S, _, 4>(simd, Words(None), first, columns),
             (Integers::Words, Some(6)) => {
                 let mut rows = Vec::new();
                 let floats = self.floats(simd).map(
                     #[inline(always)]
                     |element| Floats::new(simd, &self.tiles[0].0, element, &mut rows),
                 );
-                self.rows(first, columns, Codes::<_, _, 6> { simd, product: self, kind: Words(floats) })
+                self.coded::<S, _, 6>(simd, Words(floats), first, columns);
             }
-            (Integers::Words, _) => {
-                self.rows(first, columns, Codes::<_, _, 8> { simd, product: self, kind: Words(None) })
-            }
+            (Integers::Words, _) => self.coded::<S, _, 8>(simd, Words(None), first, columns),
+        }
+    }
+
+    /// Through codes of `BITS` bits, which become what `kind` says.
+    #[inline(always)]
+    fn coded<S: Simd, K: Kind<S>, const BITS: usize>(
+        &self,
+        simd: S,
+        kind: K,
+        first: usize,
+        columns: &mut [[bf16; PANEL]],
+    ) {
+        if S::READS_TOGETHER && self.w.as_packed().is_some_and(|p| p.stride == GROUP) {
+            self.rows(first, columns, Codes::<_, _, BITS, GROUP> { simd, product: self, kind });
+        } else {
+            self.rows(first, columns, Codes::<_, _, BITS, 1> { simd, product: self, kind });
         }
     }
 
@@ -324,4 +328,36 @@ fn lanes<S: Simd, const R: usize, const P: usize>(simd: S, totals: &[[S::F32; P]
         }
     }
     lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use microscale_formats::{E2M1, E3M2, E4M3};
+
+    use super::super::linear::linear;
+    use super::super::operand::Operand;
+    use super::super::panels::Panels;
+    use crate::cpu::simd::codes::GROUP;
+    use crate::{BlockFormat, Isa, Linear, Matrix, WeightMatrix};
+
+    fn random(rows: usize, columns: usize) -> Matrix {
+        let value = |i: usize| (i as u32).wrapping_mul(0x9E37_79B9).rotate_left(9) as f32 / u32::MAX as f32 - 0.5;
+        Matrix::new(rows, columns, (0..rows * columns).map(|i| half::bf16::from_f32(value(i))).collect())
+    }
+
+    /// A machine lays codes out in one of two ways; products are the same in both. Whole groups, a part of one and a part of a panel.
+    #[test]
+    fn products_do_not_depend_on_how_codes_lie() {
+        for isa in Isa::available().into_iter().filter(|isa| isa.reads_together()) {
+            for element in [E2M1, E3M2, E4M3] {
+                let weight = || WeightMatrix::new(random(9 * 16 + 5, 160), Some(BlockFormat::from(element)));
+                let [apart, together] = [1, GROUP].map(|stride| Panels::new(weight(), stride));
+                for rows in [1, 2, 4, 20] {
+                    let x = Operand::new(isa, &random(rows, 160), Some(BlockFormat::from(E4M3)));
+                    let product = |weight| linear(isa, &x, [Linear { weight, bias: None }]);
+                    assert_eq!(product(&apart), product(&together), "{isa}, {element:?}, {rows} rows");
+                }
+            }
+        }
+    }
 }

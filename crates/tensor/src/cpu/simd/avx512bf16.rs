@@ -65,6 +65,7 @@ fn up_to_normal(x: __m512) -> __m512 {
 }
 
 impl Simd for Avx512Bf16 {
+    const READS_TOGETHER: bool = true;
     avx512_methods!();
 
     #[inline(always)]

@@ -9,8 +9,8 @@ pub(crate) const QUAD: usize = 4 * LANES;
 /// Quads of a step of 32 elements along k.
 pub(crate) const QUADS: usize = 8;
 
-/// Panels whose codes lie together line by line: a row that streams through all of them at once then reads one line of memory after
-/// another, which the machines' own prefetchers follow furthest.
+/// Panels that a row streams through at once. Their scales lie together, and their codes either panel by panel, which makes four
+/// streams of memory, or line by line, which makes one.
 pub(crate) const GROUP: usize = 4;
 
 /// A line of memory.
@@ -19,18 +19,25 @@ pub(crate) type Line = [u8; QUAD];
 /// The scales of a block of a panel's outputs, which are [`E8M0`](microscale_formats::E8M0) as they lie in memory.
 pub(crate) type BlockScales = [u8; LANES];
 
-/// The packed codes of a step of a panel: as many lines as a code has bits, each beside those of the other panels of its group.
+/// The packed codes of a step of a panel: as many lines as a code has bits.
 #[derive(Clone, Copy)]
 pub(crate) struct StepCodes<'a> {
-    pub(crate) lines: &'a [[Line; GROUP]],
-    /// Which of the group it is.
-    pub(crate) panel: usize,
+    /// From the first one to the last.
+    pub(crate) lines: &'a [Line],
+    /// From one of them to the next: 1, or [`GROUP`] where those of the other panels lie between.
+    pub(crate) stride: usize,
 }
 
 impl<'a> StepCodes<'a> {
+    /// How many lines the step's codes of so many bits extend over.
+    #[inline(always)]
+    pub(crate) const fn extent(bits: usize, stride: usize) -> usize {
+        (bits - 1) * stride + 1
+    }
+
     #[inline(always)]
     pub(crate) fn line(self, i: usize) -> &'a Line {
-        &self.lines[i][self.panel]
+        &self.lines[i * self.stride]
     }
 }
 
@@ -230,7 +237,7 @@ pub(crate) fn exponent_of_codes(element: ElementFormat) -> i32 {
     127 - element.bias()
 }
 
-/// Packs the codes of a step, quad after quad, into a panel's lines, of which there are as many as a code has bits.
+/// Packs the codes of a step, quad after quad, into a panel's [lines](StepCodes), from the first one on and so far from each other.
 ///
 /// A register full of bytes should give a quad with little to shift and nothing to shuffle:
 ///
@@ -238,25 +245,26 @@ pub(crate) fn exponent_of_codes(element: ElementFormat) -> i32 {
 /// - 4 bits: 64 bytes hold two quads, one in the low and one in the high halves.
 /// - 6 bits: 192 bytes hold four quads. Three of them lie in the low six bits of 64 bytes each; the fourth is cut in
 ///   three, two bits to the top of each of those bytes.
-pub(crate) fn pack_step(codes: &[[u8; QUAD]; QUADS], bits: u32, (to, panel): (&mut [[Line; GROUP]], usize)) {
+pub(crate) fn pack_step(codes: &[[u8; QUAD]; QUADS], bits: u32, (to, stride): (&mut [Line], usize)) {
+    let mut lines = to.iter_mut().step_by(stride);
     match bits {
         4 => {
-            for (to, [low, high]) in to.iter_mut().zip(codes.as_chunks::<2>().0) {
-                for ((to, low), high) in to[panel].iter_mut().zip(low).zip(high) {
+            for (to, [low, high]) in lines.zip(codes.as_chunks::<2>().0) {
+                for ((to, low), high) in to.iter_mut().zip(low).zip(high) {
                     *to = low & 15 | high << 4;
                 }
             }
         }
         6 => {
-            for (to, [codes @ .., cut]) in to.as_chunks_mut::<3>().0.iter_mut().zip(codes.as_chunks::<4>().0) {
-                for (third, (to, codes)) in to.iter_mut().zip(codes).enumerate() {
-                    for ((to, code), cut) in to[panel].iter_mut().zip(codes).zip(cut) {
+            for [codes @ .., cut] in codes.as_chunks::<4>().0 {
+                for (third, (to, codes)) in lines.by_ref().zip(codes).enumerate() {
+                    for ((to, code), cut) in to.iter_mut().zip(codes).zip(cut) {
                         *to = code & 63 | cut >> (2 * third) << 6;
                     }
                 }
             }
         }
-        _ => to.iter_mut().zip(codes).for_each(|(to, codes)| to[panel] = *codes),
+        _ => lines.zip(codes).for_each(|(to, codes)| *to = *codes),
     }
 }
 

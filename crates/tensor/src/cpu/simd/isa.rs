@@ -68,6 +68,15 @@ impl Isa {
         }
     }
 
+    /// [`Simd::READS_TOGETHER`](super::Simd::READS_TOGETHER).
+    pub(crate) fn reads_together(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Amx => true,
+            _ => false,
+        }
+    }
+
     /// Whether one instruction multiplies integers of 16 bits, but none pairs of bf16.
     pub(crate) fn dots_words_only(self) -> bool {
         self.dots_bytes() && !self.dots_pairs()

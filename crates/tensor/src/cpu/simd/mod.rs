@@ -78,7 +78,7 @@ use crate::math;
 use codes::{BYTE_BIAS, BlockScales, ByteTable, CodeTable, IntegerTable, StepCodes};
 pub(crate) use dispatch::*;
 pub use isa::{Isa, UnsupportedIsa};
-pub(crate) use machine::prefetchers_keep_up;
+pub(crate) use machine::code_stride;
 
 /// Lanes of [`Simd::F32`].
 pub(crate) const LANES: usize = 16;
@@ -97,6 +97,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type Pairs: Copy;
     /// Rows of a product tile whose 2 × 16 accumulators fit the registers.
     const ROWS: usize;
+    /// Whether there is code for panels whose lines of codes lie side by side. Of the machines that want them so ([`code_stride`]) the
+    /// best instruction set is enough.
+    const READS_TOGETHER: bool = false;
     /// What has lanes of 16 bits too.
     type Words: Words;
     /// Those, where they are faster than lanes of 32.
@@ -443,18 +446,17 @@ mod tests {
     use super::codes::{GROUP, Line, QUADS, is_small_integer};
     use super::*;
 
-    /// Steps of a group of panels: all codes in order, and pseudo-random ones.
-    fn groups(bits: usize) -> Vec<Vec<[Line; GROUP]>> {
+    /// Lines of a step: all codes in order, and pseudo-random ones. Of each there are enough for either stride.
+    fn lines(bits: usize) -> Vec<Vec<Line>> {
         let hash = |i: usize| (i as u32).wrapping_mul(0x9E37_79B9).rotate_left(11) as u8;
-        let byte = |seed: usize, i: usize| if seed < GROUP { i as u8 } else { hash(i + 7919 * seed) };
-        let line = |seed: usize, l: usize| std::array::from_fn(|i| byte(seed, 64 * l + i));
-        let group = |seed: usize| (0..bits).map(|l| std::array::from_fn(|p| line(seed + p, l))).collect();
-        (0..32).map(|seed| group(GROUP * seed)).collect()
+        let byte = |seed: usize, i: usize| if seed < 2 { i as u8 } else { hash(i + 7919 * seed) };
+        let line = |seed: usize, l: usize| std::array::from_fn(|i| byte(seed, 64 * (l / [1, GROUP][seed % 2]) + i));
+        (0..32).map(|seed| (0..bits * GROUP).map(|l| line(seed, l)).collect()).collect()
     }
 
-    /// A panel's step of each.
-    fn steps(groups: &[Vec<[Line; GROUP]>]) -> impl Iterator<Item = StepCodes<'_>> {
-        groups.iter().enumerate().map(|(i, lines)| StepCodes { lines, panel: i % GROUP })
+    /// Steps in these lines, side by side and apart by turns.
+    fn steps(lines: &[Vec<Line>]) -> impl Iterator<Item = StepCodes<'_>> {
+        lines.iter().zip([1, GROUP].into_iter().cycle()).map(|(lines, stride)| StepCodes { lines, stride })
     }
 
     fn lanes<S: Simd>(simd: S, pairs: [S::Pairs; 2]) -> [[u32; LANES]; 2] {
@@ -467,7 +469,7 @@ mod tests {
 
     fn floats_as_scalar<S: Simd, const BITS: usize>(simd: S, element: ElementFormat) {
         let fraction_bits = element.mantissa_bits();
-        for step in steps(&groups(BITS)) {
+        for step in steps(&lines(BITS)) {
             for quad in 0..QUADS {
                 let found = simd.vectorize(|| {
                     let floats = simd.floats_of_codes::<BITS>(fraction_bits, step, quad);
@@ -481,7 +483,7 @@ mod tests {
 
     fn decodes_as_scalar<S: Simd, const BITS: usize>(simd: S, element: ElementFormat) {
         let table = CodeTable::new(element);
-        for step in steps(&groups(BITS)) {
+        for step in steps(&lines(BITS)) {
             for quad in 0..QUADS {
                 let found = simd.vectorize(|| lanes(simd, simd.decode::<BITS>(&table, step, quad)));
                 assert_eq!(found, scalar().decode::<BITS>(&table, step, quad), "{element:?}, quad {quad}");
@@ -496,7 +498,7 @@ mod tests {
             simd.store(simd.float(sum), &mut lanes);
             lanes
         };
-        for (seed, step) in steps(&groups(BITS)).enumerate() {
+        for (seed, step) in steps(&lines(BITS)).enumerate() {
             let x = (seed as u32 + 1).wrapping_mul(0x9E37_79B9);
             // Of which products with any byte are small enough for all.
             let bytes_x = u32::from_le_bytes(x.to_le_bytes().map(|x| (x.cast_signed() >> 1).cast_unsigned()));

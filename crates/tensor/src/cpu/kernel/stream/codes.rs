@@ -13,10 +13,10 @@ use super::super::product::HALF;
 use super::super::sides::{PANEL, STEP, StepIntegers, XTile, block_of};
 use super::{Way, add_quad, add_scaled, lanes};
 use crate::cpu::simd::codes::{GROUP, QUADS, StepCodes, exponent_of_codes};
-use crate::cpu::simd::{FAR_AHEAD, IntegerProducts, Simd, prefetchers_keep_up};
+use crate::cpu::simd::{AHEAD, IntegerProducts, Simd};
 
-/// Through codes of `BITS` bits.
-pub(super) struct Codes<'a, S, K, const BITS: usize> {
+/// Through codes of `BITS` bits, whose lines lie `STRIDE` from each other.
+pub(super) struct Codes<'a, S, K, const BITS: usize, const STRIDE: usize> {
     pub(super) simd: S,
     pub(super) product: &'a Product<'a>,
     pub(super) kind: K,
@@ -24,7 +24,8 @@ pub(super) struct Codes<'a, S, K, const BITS: usize> {
 
 /// What codes become.
 pub(super) trait Kind<S: Simd>: Copy {
-    /// How far ahead memory is asked for codes of so many bits where the machine's own prefetchers keep up with most ways.
+    /// How far ahead memory is asked for codes of so many bits that lie in one stream, which the machine's own prefetchers mostly keep up
+    /// with.
     fn ahead(_bits: usize) -> Option<[usize; 2]> {
         None
     }
@@ -43,10 +44,10 @@ pub(super) trait Kind<S: Simd>: Copy {
 pub(super) struct Sides<'a, const P: usize> {
     x: &'a XTile<'a>,
     packed: &'a Packed,
-    /// Of the first panel. Several are a group.
-    codes: PanelCodes<'a>,
+    /// Several panels are a group.
+    codes: [PanelCodes<'a>; P],
     scales: [PanelScales<'a>; P],
-    /// How far ahead memory is asked for codes, where it is.
+    /// How far ahead in a panel's stream memory is asked for codes, where it is.
     ahead: Option<[usize; 2]>,
 }
 
@@ -77,7 +78,7 @@ pub(super) struct Halves;
 #[derive(Clone, Copy)]
 pub(super) struct Words<'a>(pub(super) Option<Floats<'a>>);
 
-impl<S: Simd, K: Kind<S>, const BITS: usize> Way for Codes<'_, S, K, BITS> {
+impl<S: Simd, K: Kind<S>, const BITS: usize, const STRIDE: usize> Way for Codes<'_, S, K, BITS, STRIDE> {
     type Simd = S;
     #[inline(always)]
     fn simd(&self) -> S {
@@ -88,10 +89,11 @@ impl<S: Simd, K: Kind<S>, const BITS: usize> Way for Codes<'_, S, K, BITS> {
         let (simd, product) = (self.simd, self.product);
         let packed = product.w.as_packed().expect("the way through codes is taken for packed weights");
         let x = &product.tiles[0].0;
-        let keeps_up = S::ROWS >= HALF && prefetchers_keep_up();
-        let ahead = if keeps_up { K::ahead(BITS) } else { Some(FAR_AHEAD) };
-        let mut sides = Sides { x, packed, codes: packed.codes(first), scales: [packed.scales(first); P], ahead };
-        for p in 0..P {
+        let ahead = if STRIDE > 1 { K::ahead(BITS) } else { Some(AHEAD) };
+        let codes = packed.codes(first).with_stride::<STRIDE>();
+        let mut sides = Sides { x, packed, codes: [codes; P], scales: [packed.scales(first); P], ahead };
+        for p in 1..P {
+            sides.codes[p] = packed.codes(first + p).with_stride::<STRIDE>();
             sides.scales[p] = packed.scales(first + p);
         }
         let mut totals = [[simd.splat(0.0); P]; R];
@@ -409,18 +411,26 @@ impl<const P: usize> Sides<'_, P> {
         mut add: impl FnMut(&mut T, StepCodes<'_>, usize),
         mut settle: impl FnMut(&mut T),
     ) {
-        let mut here = [self.codes.step::<BITS>(step); P];
-        if P == GROUP {
-            for p in 0..P {
-                here[p].panel = p;
-            }
+        let mut here = [self.codes[0].step::<BITS>(step); P];
+        for p in 1..P {
+            here[p] = self.codes[p].step::<BITS>(step);
         }
+        let ahead = self.ahead.map(
+            #[inline(always)]
+            |[mut near, mut far]| {
+                if P == GROUP {
+                    near += self.codes[0].skip::<BITS>(step, near);
+                    far += self.codes[0].skip::<BITS>(step, far);
+                }
+                [near, far]
+            },
+        );
         if S::ROWS < HALF {
             // The registers hold the sums of few panels and what decodes their codes.
             if P.is_multiple_of(N) {
-                some_at_a_time::<S, N, P, T>(simd, (here, self.ahead), sums, add, settle);
+                some_at_a_time::<S, BITS, N, P, T>(simd, (here, ahead), sums, add, settle);
             } else {
-                some_at_a_time::<S, 1, P, T>(simd, (here, self.ahead), sums, add, settle);
+                some_at_a_time::<S, BITS, 1, P, T>(simd, (here, ahead), sums, add, settle);
             }
             return;
         }
@@ -436,7 +446,7 @@ impl<const P: usize> Sides<'_, P> {
                     }
                     four::<P>(
                         #[inline(always)]
-                        |p| ask(simd, here[p], quad / together, self.ahead),
+                        |p| ask::<S, BITS>(simd, here[p], quad / together, ahead),
                     );
                     four::<P>(
                         #[inline(always)]
@@ -502,7 +512,7 @@ fn largest_norm(rows: &[StepIntegers]) -> f32 {
 
 /// All quads of the step that begins `here` in each panel, `N` panels at a time.
 #[inline(always)]
-fn some_at_a_time<S: Simd, const N: usize, const P: usize, T: Copy>(
+fn some_at_a_time<S: Simd, const BITS: usize, const N: usize, const P: usize, T: Copy>(
     simd: S,
     (here, ahead): ([StepCodes<'_>; P], Option<[usize; 2]>),
     sums: &mut [T; P],
@@ -516,7 +526,7 @@ fn some_at_a_time<S: Simd, const N: usize, const P: usize, T: Copy>(
                 #[inline(always)]
                 |quad| {
                     for n in 0..N {
-                        ask(simd, here[n], first + quad, ahead);
+                        ask::<S, BITS>(simd, here[n], first + quad, ahead);
                         add(&mut own[n], here[n], first + quad);
                     }
                     for n in 0..N {
@@ -529,13 +539,13 @@ fn some_at_a_time<S: Simd, const N: usize, const P: usize, T: Copy>(
     }
 }
 
-/// Asks for what comes so far after a line of codes, if there is one for the quad.
+/// Asks for what comes so far after a line of codes, if there is one.
 #[inline(always)]
-fn ask<S: Simd>(simd: S, codes: StepCodes<'_>, quad: usize, ahead: Option<[usize; 2]>) {
+fn ask<S: Simd, const BITS: usize>(simd: S, codes: StepCodes<'_>, line: usize, ahead: Option<[usize; 2]>) {
     if let Some(ahead) = ahead
-        && quad < codes.lines.len()
+        && line < BITS
     {
-        simd.prefetch_ahead(codes.line(quad), ahead);
+        simd.prefetch_ahead(codes.line(line), ahead);
     }
 }
 
