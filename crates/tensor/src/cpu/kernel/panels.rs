@@ -66,13 +66,14 @@ pub(in crate::cpu) struct Packed {
     /// The smallest magnitude of the format.
     pub(in crate::cpu) unit: f32,
     k: usize,
-    /// Codes, by group of panels: `[panel][step]` or, where [`stride`](Self::stride) says so, `[step][line][panel]`, each step packed by
-    /// [`pack_step`]. After them scales, `[group of panels][block]`: in memory of their own their pages would be small.
+    /// Scales, `[group of panels][block]`: in memory of their own, as at the end of this, their pages would be small.
+    /// After them codes, by group of panels: `[panel][step]` or, where [`stride`](Self::stride) says so, `[step][line][panel]`, each step
+    /// packed by [`pack_step`].
     memory: Buffer,
     /// From one line of a panel's codes to the next: 1 or [`GROUP`].
     pub(in crate::cpu) stride: usize,
-    /// How many bytes the codes are.
-    code_bytes: usize,
+    /// How many bytes the scales are.
+    scale_bytes: usize,
     /// [`WPanel::limit`] of every step, `[panel][step]`.
     limits: Vec<f32>,
     /// The least of them.
@@ -120,9 +121,9 @@ impl Panels {
         let one = E8M0::from_exponent(0).0;
         let magnitude = if element == INT8 { 0xFF } else { (1u8 << (bits - 1)) - 1 };
         let groups = panels.div_ceil(GROUP);
-        let code_bytes = groups * lines * GROUP * size_of::<Line>();
-        let mut memory = Buffer::zeroed(code_bytes + groups * blocks * size_of::<GroupScales>());
-        let (all_lines, scales) = memory.bytes_mut().split_at_mut(code_bytes);
+        let scale_bytes = groups * blocks * size_of::<GroupScales>();
+        let mut memory = Buffer::zeroed(scale_bytes + groups * lines * GROUP * size_of::<Line>());
+        let (scales, all_lines) = memory.bytes_mut().split_at_mut(scale_bytes);
         scales.fill(one);
         let all_lines = all_lines.as_chunks_mut().0;
         let scales = scales.as_chunks_mut().0.as_chunks_mut().0;
@@ -189,7 +190,7 @@ impl Panels {
                 k,
                 memory,
                 stride,
-                code_bytes,
+                scale_bytes,
                 scales_are_normal,
                 plain_codes: Some(element).filter(|_| bits > 4 && element != INT8 && !has_special.into_inner()),
                 limit: limits.iter().copied().fold(f32::INFINITY, f32::min),
@@ -303,7 +304,7 @@ impl Packed {
     #[inline(always)]
     pub(in crate::cpu) fn codes(&self, panel: usize) -> PanelCodes<'_> {
         let lines = self.k.div_ceil(STEP) * self.bits as usize;
-        let all = self.memory.bytes()[..self.code_bytes].as_chunks().0;
+        let all = self.memory.bytes()[self.scale_bytes..].as_chunks().0;
         let first = panel / GROUP * GROUP * lines + first_line(panel, lines, self.stride);
         PanelCodes { lines: &all[first..][..(lines - 1) * self.stride + 1], stride: self.stride }
     }
@@ -317,7 +318,7 @@ impl Packed {
     #[inline(always)]
     pub(in crate::cpu) fn scales(&self, panel: usize) -> PanelScales<'_> {
         let blocks = self.k.div_ceil(self.block_size);
-        let all = self.memory.bytes()[self.code_bytes..].as_chunks().0.as_chunks().0;
+        let all = self.memory.bytes()[..self.scale_bytes].as_chunks().0.as_chunks().0;
         PanelScales { group: &all[panel / GROUP * blocks..][..blocks], panel: panel % GROUP }
     }
 
@@ -531,11 +532,19 @@ fn first_line(panel: usize, lines: usize, stride: usize) -> usize {
 }
 
 impl<'a> PanelCodes<'a> {
-    /// The same, its stride one that the compiler knows.
+    /// The same, its stride one that the compiler knows, but for 0.
     #[inline(always)]
     pub(super) fn with_stride<const STRIDE: usize>(self) -> PanelCodes<'a> {
+        if STRIDE == 0 {
+            return self;
+        }
         assert_eq!(self.stride, STRIDE, "the stride that the weight was laid out with");
         PanelCodes { stride: STRIDE, ..self }
+    }
+
+    #[inline(always)]
+    pub(super) fn stride(self) -> usize {
+        self.stride
     }
 
     #[inline(always)]

@@ -155,11 +155,7 @@ impl Product<'_> {
         first: usize,
         columns: &mut [[bf16; PANEL]],
     ) {
-        if S::READS_TOGETHER && self.w.as_packed().is_some_and(|p| p.stride == GROUP) {
-            self.rows(first, columns, Codes::<_, _, BITS, GROUP> { simd, product: self, kind });
-        } else {
-            self.rows(first, columns, Codes::<_, _, BITS, 1> { simd, product: self, kind });
-        }
+        self.rows(first, columns, Codes::<_, _, BITS> { simd, product: self, kind });
     }
 
     /// The weight's format, if its codes can be [taken for f32](Floats) and there is no faster way.
@@ -190,7 +186,7 @@ impl Product<'_> {
     }
 
     #[inline(always)]
-    fn rows(&self, first: usize, columns: &mut [[bf16; PANEL]], way: impl Way) {
+    fn rows<W: Way>(&self, first: usize, columns: &mut [[bf16; PANEL]], way: W) {
         const { assert!(FEW == 4) };
         match self.rows {
             1 => {
@@ -199,20 +195,30 @@ impl Product<'_> {
                 let (groups, rest) = columns.split_at_mut(grouped);
                 let groups = groups.as_chunks_mut::<STREAMS>().0;
                 let alone = first + groups.len() * STREAMS;
-                way.simd().vectorize(
-                    #[inline(always)]
-                    || {
-                        for (group, columns) in groups.iter_mut().enumerate() {
-                            self.panels::<1, STREAMS>(first + group * STREAMS, columns, &way);
-                        }
-                    },
-                );
+                if <W::Simd as Simd>::READS_TOGETHER && self.w.as_packed().is_some_and(|p| p.stride == GROUP) {
+                    self.groups::<W, GROUP>(first, groups, &way);
+                } else {
+                    self.groups::<W, 1>(first, groups, &way);
+                }
                 self.one_by_one::<1>(alone, rest, &way);
             }
             2 => self.one_by_one::<2>(first, columns, &way),
             3 => self.one_by_one::<3>(first, columns, &way),
             _ => self.one_by_one::<4>(first, columns, &way),
         }
+    }
+
+    /// A row by groups of panels.
+    #[inline(always)]
+    fn groups<W: Way, const STRIDE: usize>(&self, first: usize, groups: &mut [[[bf16; PANEL]; STREAMS]], way: &W) {
+        way.simd().vectorize(
+            #[inline(always)]
+            || {
+                for (group, columns) in groups.iter_mut().enumerate() {
+                    self.panels::<1, STREAMS, STRIDE>(first + group * STREAMS, columns, way);
+                }
+            },
+        );
     }
 
     /// `R` rows by one panel after another.
@@ -222,7 +228,7 @@ impl Product<'_> {
             #[inline(always)]
             || {
                 for (panel, columns) in columns.chunks_exact_mut(R).enumerate() {
-                    self.panels::<R, 1>(first + panel, columns, way);
+                    self.panels::<R, 1, 0>(first + panel, columns, way);
                 }
             },
         );
@@ -230,8 +236,13 @@ impl Product<'_> {
 
     /// `R` rows by `P` panels.
     #[inline(always)]
-    fn panels<const R: usize, const P: usize>(&self, first: usize, columns: &mut [[bf16; PANEL]], way: &impl Way) {
-        let (simd, totals) = (way.simd(), way.totals::<R, P>(first));
+    fn panels<const R: usize, const P: usize, const STRIDE: usize>(
+        &self,
+        first: usize,
+        columns: &mut [[bf16; PANEL]],
+        way: &impl Way,
+    ) {
+        let (simd, totals) = (way.simd(), way.totals::<R, P, STRIDE>(first));
         for p in 0..P {
             let biases = [self.biases(first + p)];
             for r in 0..R {
@@ -245,8 +256,8 @@ impl Product<'_> {
 trait Way {
     type Simd: Simd;
     fn simd(&self) -> Self::Simd;
-    /// The totals of `R` rows by `P` panels from `first` on.
-    fn totals<const R: usize, const P: usize>(&self, first: usize) -> [[[f32; PANEL]; P]; R];
+    /// The totals of `R` rows by `P` panels from `first` on, whose codes have this [stride](super::panels::Packed::stride), or any one if it is 0.
+    fn totals<const R: usize, const P: usize, const STRIDE: usize>(&self, first: usize) -> [[[f32; PANEL]; P]; R];
 }
 
 /// Weights that are plain bf16.
@@ -262,7 +273,7 @@ impl<S: Simd> Way for Plain<'_, S> {
         self.simd
     }
     #[inline(always)]
-    fn totals<const R: usize, const P: usize>(&self, first: usize) -> [[[f32; PANEL]; P]; R] {
+    fn totals<const R: usize, const P: usize, const STRIDE: usize>(&self, first: usize) -> [[[f32; PANEL]; P]; R] {
         let (simd, product) = (self.simd, self.product);
         let x = &product.tiles[0].0;
         let mut steps = [product.w.plain_steps(first); P];

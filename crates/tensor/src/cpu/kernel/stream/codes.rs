@@ -15,8 +15,8 @@ use super::{Way, add_quad, add_scaled, lanes};
 use crate::cpu::simd::codes::{GROUP, QUADS, StepCodes, exponent_of_codes};
 use crate::cpu::simd::{AHEAD, IntegerProducts, Simd};
 
-/// Through codes of `BITS` bits, whose lines lie `STRIDE` from each other.
-pub(super) struct Codes<'a, S, K, const BITS: usize, const STRIDE: usize> {
+/// Through codes of `BITS` bits.
+pub(super) struct Codes<'a, S, K, const BITS: usize> {
     pub(super) simd: S,
     pub(super) product: &'a Product<'a>,
     pub(super) kind: K,
@@ -78,19 +78,19 @@ pub(super) struct Halves;
 #[derive(Clone, Copy)]
 pub(super) struct Words<'a>(pub(super) Option<Floats<'a>>);
 
-impl<S: Simd, K: Kind<S>, const BITS: usize, const STRIDE: usize> Way for Codes<'_, S, K, BITS, STRIDE> {
+impl<S: Simd, K: Kind<S>, const BITS: usize> Way for Codes<'_, S, K, BITS> {
     type Simd = S;
     #[inline(always)]
     fn simd(&self) -> S {
         self.simd
     }
     #[inline(always)]
-    fn totals<const R: usize, const P: usize>(&self, first: usize) -> [[[f32; PANEL]; P]; R] {
+    fn totals<const R: usize, const P: usize, const STRIDE: usize>(&self, first: usize) -> [[[f32; PANEL]; P]; R] {
         let (simd, product) = (self.simd, self.product);
         let packed = product.w.as_packed().expect("the way through codes is taken for packed weights");
         let x = &product.tiles[0].0;
-        let ahead = if STRIDE > 1 { K::ahead(BITS) } else { Some(AHEAD) };
         let codes = packed.codes(first).with_stride::<STRIDE>();
+        let ahead = if codes.stride() > 1 { K::ahead(BITS) } else { Some(AHEAD) };
         let mut sides = Sides { x, packed, codes: [codes; P], scales: [packed.scales(first); P], ahead };
         for p in 1..P {
             sides.codes[p] = packed.codes(first + p).with_stride::<STRIDE>();
