@@ -257,7 +257,7 @@ pub(crate) fn pack_step(codes: &[[u8; QUAD]; QUADS], bits: u32, (to, stride): (&
         }
         6 => {
             for [codes @ .., cut] in codes.as_chunks::<4>().0 {
-                for (third, (to, codes)) in lines.by_ref().zip(codes).enumerate() {
+                for (third, (codes, to)) in codes.iter().zip(lines.by_ref()).enumerate() {
                     for ((to, code), cut) in to.iter_mut().zip(codes).zip(cut) {
                         *to = code & 63 | cut >> (2 * third) << 6;
                     }
@@ -309,4 +309,29 @@ pub(crate) fn powers(scales: &BlockScales) -> [f32; LANES] {
         255 => f32::NAN,
         byte => f32::from_bits(u32::from(byte) << 23),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_packed<const BITS: usize>(stride: usize) {
+        let hash = |i: usize| (i as u32).wrapping_mul(0x9E37_79B9).rotate_left(11) as u8 >> (8 - BITS);
+        let codes: [[u8; QUAD]; QUADS] = std::array::from_fn(|q| std::array::from_fn(|i| hash(QUAD * q + i)));
+        let mut lines = vec![[0; QUAD]; StepCodes::extent(BITS, stride)];
+        pack_step(&codes, BITS as u32, (&mut lines, stride));
+        for (quad, codes) in codes.iter().enumerate() {
+            let found = std::array::from_fn(|i| code::<BITS>(StepCodes { lines: &lines, stride }, quad, i));
+            assert_eq!(*codes, found, "{BITS} bits, quad {quad}, lines {stride} from each other");
+        }
+    }
+
+    #[test]
+    fn codes_of_a_step_are_packed_without_loss() {
+        for stride in [1, GROUP] {
+            is_packed::<4>(stride);
+            is_packed::<6>(stride);
+            is_packed::<8>(stride);
+        }
+    }
 }
