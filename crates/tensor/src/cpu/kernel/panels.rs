@@ -38,7 +38,7 @@ type GroupScales = [BlockScales; GROUP];
 /// The codes of a panel.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct PanelCodes<'a> {
-    /// From its first one to its last.
+    /// From its first one to its last, or to the last of its group where these lie side by side.
     lines: &'a [Line],
     /// From one of them to the next, as of [`StepCodes`].
     stride: usize,
@@ -305,8 +305,9 @@ impl Packed {
     pub(in crate::cpu) fn codes(&self, panel: usize) -> PanelCodes<'_> {
         let lines = self.k.div_ceil(STEP) * self.bits as usize;
         let all = self.memory.bytes()[self.scale_bytes..].as_chunks().0;
-        let first = panel / GROUP * GROUP * lines + first_line(panel, lines, self.stride);
-        PanelCodes { lines: &all[first..][..(lines - 1) * self.stride + 1], stride: self.stride }
+        let group = &all[panel / GROUP * GROUP * lines..][..GROUP * lines];
+        let panel_lines = &group[first_line(panel, lines, self.stride)..];
+        PanelCodes { lines: if self.stride == 1 { &panel_lines[..lines] } else { panel_lines }, stride: self.stride }
     }
 
     fn limits(&self, panel: usize) -> &[f32] {
@@ -547,14 +548,20 @@ impl<'a> PanelCodes<'a> {
         self.stride
     }
 
+    /// The codes of a panel of the same group, so many further on: `apart`, if the panels do not lie side by side.
+    #[inline(always)]
+    pub(super) fn beside(self, panels: usize, apart: PanelCodes<'a>) -> PanelCodes<'a> {
+        if self.stride == 1 { apart } else { PanelCodes { lines: &self.lines[panels..], ..self } }
+    }
+
     #[inline(always)]
     pub(super) fn step<const BITS: usize>(self, step: usize) -> StepCodes<'a> {
         let extent = StepCodes::extent(BITS, self.stride);
         StepCodes { lines: &self.lines[step * BITS * self.stride..][..extent], stride: self.stride }
     }
 
-    /// How far past what a row will read next one panel after another in memory is the same panel of the next group, for what comes so
-    /// many bytes after a step: none of it if that is in the panel, or if the panels lie together.
+    /// The bytes between what lies so far ahead of a step and what a row that streams through the group will read there: after a panel
+    /// it goes on with the same one of the next group. None where the panels' lines lie side by side.
     #[inline(always)]
     pub(super) fn skip<const BITS: usize>(self, step: usize, ahead: usize) -> usize {
         let length = size_of_val(self.lines);

@@ -256,7 +256,8 @@ impl Product<'_> {
 trait Way {
     type Simd: Simd;
     fn simd(&self) -> Self::Simd;
-    /// The totals of `R` rows by `P` panels from `first` on, whose codes have this [stride](super::panels::Packed::stride), or any one if it is 0.
+    /// The totals of `R` rows by `P` panels from `first` on, whose codes have this [stride](super::panels::Packed::stride), or any one
+    /// if it is 0.
     fn totals<const R: usize, const P: usize, const STRIDE: usize>(&self, first: usize) -> [[[f32; PANEL]; P]; R];
 }
 

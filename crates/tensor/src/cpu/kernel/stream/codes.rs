@@ -413,7 +413,7 @@ impl<const P: usize> Sides<'_, P> {
     ) {
         let mut here = [self.codes[0].step::<BITS>(step); P];
         for p in 1..P {
-            here[p] = self.codes[p].step::<BITS>(step);
+            here[p] = self.codes[0].beside(p, self.codes[p]).step::<BITS>(step);
         }
         let ahead = self.ahead.map(
             #[inline(always)]
