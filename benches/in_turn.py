@@ -5,7 +5,8 @@
     in_turn.py BEFORE AFTER [--rows 1] [--turns 100] [--split GB/S] [WEIGHT:ACTIVATION ...]
 
 Where others use the machine too its pace changes within seconds, so runs one after another tell little. Of each pair of
-formats both programs stay loaded and take one pass over their weights by turns, every other turn in the opposite order.
+formats both programs stay loaded and take one pass over their weights by turns, every other turn in the opposite order; after
+half of them both begin anew, the other one first.
 Prints the medians of milliseconds and of the turns' ratios, with the quartiles of the latter. With --split, and with one row,
 turns are told apart by the mean of both rates: memory slower than that, and faster.
 """
@@ -72,14 +73,18 @@ def main():
     parser.add_argument("--split", type=float, metavar="GB/S")
     options = parser.parse_args()
     for pair in options.pairs:
-        programs = [Program(path, options.rows, pair) for path in (options.before, options.after)]
         turns = []
-        for turn in range(options.turns):
-            order = (0, 1) if turn % 2 == 0 else (1, 0)
-            taken = {which: programs[which].turn() for which in order}
-            turns.append((taken[0], taken[1]))
-        for program in programs:
-            program.end()
+        # Which memory a program gets depends on which asks first: each does once.
+        for first in (0, 1):
+            programs = {}
+            for which in (first, 1 - first):
+                programs[which] = Program((options.before, options.after)[which], options.rows, pair)
+            for turn in range(options.turns // 2):
+                order = (0, 1) if turn % 2 == 0 else (1, 0)
+                taken = {which: programs[which].turn() for which in order}
+                turns.append((taken[0], taken[1]))
+            for program in programs.values():
+                program.end()
         print(line(pair, turns), flush=True)
         if options.split:
             rates = [sum(size / t for t, size in turn) / 2 for turn in turns]
