@@ -74,16 +74,22 @@ fn decode_cached(bencher: Bencher<'_, '_>, [w, x]: [&str; 2]) {
     linear(bencher, [w, x], 1, [1, 32], [512, SHAPE[1]]);
 }
 
+/// So many weights of a format, and the bytes of all.
+fn weights(cpu: Cpu, name: &str, count: usize, shape: [usize; 2]) -> (Vec<<Cpu as Backend>::Weight>, u64) {
+    let (matrix, format) = (random(shape[0], shape[1]), format(name));
+    let bits = format.map_or(16.0, |f| f64::from(f.element.bits()) + 8.0 / f.block_size as f64);
+    let weights = (0..count).map(|_| cpu.weight(WeightMatrix::new(matrix.clone(), format))).collect();
+    (weights, ((count * shape[0] * shape[1]) as f64 * bits / 8.0) as u64)
+}
+
 /// `count` weights, one after another, `rounds` times.
 fn linear(bencher: Bencher<'_, '_>, [w, x]: [&str; 2], rows: usize, [count, rounds]: [usize; 2], shape: [usize; 2]) {
     let cpu = cpu();
-    let matrix = random(shape[0], shape[1]);
-    let weights: Vec<_> = (0..count).map(|_| cpu.weight(WeightMatrix::new(matrix.clone(), format(w)))).collect();
+    let (weights, bytes) = weights(cpu, w, count, shape);
     let operand = cpu.operand(&random(rows, shape[1]), format(x));
-    let bits = format(w).map_or(16.0, |f| f64::from(f.element.bits()) + 8.0 / f.block_size as f64);
     let values = (rounds * count * shape[0] * shape[1]) as f64;
     let bencher = bencher.counter(ItemsCount::new((2.0 * values * rows as f64) as u64));
-    let bencher = if rows == 1 { bencher.counter(BytesCount::new((values * bits / 8.0) as u64)) } else { bencher };
+    let bencher = if rows == 1 { bencher.counter(BytesCount::new(rounds as u64 * bytes)) } else { bencher };
     bencher.bench_local(|| {
         cpu.session(|| {
             for weight in std::iter::repeat_n(&weights, rounds).flatten() {
@@ -97,11 +103,9 @@ fn linear(bencher: Bencher<'_, '_>, [w, x]: [&str; 2], rows: usize, [count, roun
 /// With one row they are as many as hardly a cache holds.
 fn in_turn(rows: usize, [w, x]: [&str; 2]) {
     let count = if rows == 1 { 48 } else { 1 };
-    let (cpu, matrix) = (cpu(), random(SHAPE[0], SHAPE[1]));
-    let weights: Vec<_> = (0..count).map(|_| cpu.weight(WeightMatrix::new(matrix.clone(), format(w)))).collect();
+    let cpu = cpu();
+    let (weights, bytes) = weights(cpu, w, count, SHAPE);
     let operand = cpu.operand(&random(rows, SHAPE[1]), format(x));
-    let bits = format(w).map_or(16.0, |f| f64::from(f.element.bits()) + 8.0 / f.block_size as f64);
-    let bytes = (count * SHAPE[0] * SHAPE[1]) as f64 * bits / 8.0;
     println!("ready");
     for _ in std::io::stdin().lines() {
         let start = std::time::Instant::now();

@@ -86,8 +86,6 @@ pub(crate) const LANES: usize = 16;
 /// How many bytes ahead a stream is asked into the first-level cache, and into the second: the machines' own prefetchers
 /// stop at the end of a page.
 pub(crate) const AHEAD: [usize; 2] = [768, 2048];
-/// The same of a stream that is read in bursts of several lines.
-pub(crate) const FAR_AHEAD: [usize; 2] = [3072, 8192];
 
 /// A proof that the running CPU has an instruction set, and its operations.
 pub(crate) trait Simd: Copy + Send + Sync {

@@ -3,7 +3,6 @@
 use std::arch::aarch64::*;
 use std::array::from_fn;
 
-
 use super::codes::{self, BlockScales, CodeTable, StepCodes};
 use super::scalar::Scalar;
 use super::{LANES, Simd};

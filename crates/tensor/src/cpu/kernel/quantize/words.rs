@@ -7,7 +7,7 @@ use microscale_formats::{BLOCK, E8M0};
 
 use super::Quantizer;
 use crate::Real;
-use crate::cpu::simd::{FAR_AHEAD, LANES, Simd, Words};
+use crate::cpu::simd::{LANES, Simd, Words};
 
 /// The magnitudes and the fractions of two bf16.
 pub(super) const MAGNITUDES: u32 = 0x7FFF_7FFF;
@@ -15,6 +15,8 @@ const FRACTIONS: u32 = 0x007F_007F;
 /// Their leading ones.
 const ONES: u32 = 0x0080_0080;
 pub(super) const SIGNS: u32 = 0x8000_8000;
+/// How far ahead memory is asked for blocks, of which sixteen are read in a burst.
+const AHEAD: [usize; 2] = [3072, 8192];
 
 impl Quantizer {
     /// [`encode`](Self::encode) for blocks of 32, sixteen at a time: the last sixteen once more where fewer are left.
@@ -55,8 +57,7 @@ impl Quantizer {
         let largest = simd.largest_magnitudes(
             #[inline(always)]
             |r| {
-                // Sixteen blocks are a burst.
-                simd.prefetch_ahead(&blocks[r], FAR_AHEAD);
+                simd.prefetch_ahead(&blocks[r], AHEAD);
                 load(simd, &blocks[r])
             },
         );
