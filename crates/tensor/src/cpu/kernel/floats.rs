@@ -33,13 +33,15 @@ fn groups<S: Simd>() -> impl Iterator<Item = (usize, usize)> {
     (0..TILE).step_by(rows).map(move |first| (first, rows.min(TILE - first)))
 }
 
-/// Appends some steps of a tile, taken apart: `[group][step][row]`, so that the product reads one line after another.
+/// Some steps of a tile, taken apart: `[group][step][row]`, so that the product reads one line after another.
 #[inline(always)]
-pub(super) fn take_apart<S: Simd>(simd: S, x: &XTile<'_>, steps: Range<usize>, to: &mut Vec<FloatRow>) {
+pub(super) fn take_apart<S: Simd>(simd: S, x: &XTile<'_>, steps: Range<usize>, mut to: &mut [FloatRow]) {
     for (first, rows) in groups::<S>() {
         for step in &x.steps()[steps.clone()] {
-            for pairs in &step[first..first + rows] {
-                to.push(float_row(simd, pairs, None));
+            let row;
+            (row, to) = to.split_at_mut(rows);
+            for (pairs, to) in step[first..first + rows].iter().zip(row) {
+                *to = float_row(simd, pairs, None);
             }
         }
     }

@@ -29,8 +29,10 @@ pub(super) const TILES_RATIO: f32 = 512.0;
 const TASK: usize = 200_000;
 /// Pairs of panels that share a walk over the rows, ...
 const PAIRS: usize = 8;
-/// ... and tiles of rows that share decoded weights.
+/// ... and tiles of rows that share decoded weights, ...
 const TILES: usize = 32;
+/// ... which fewer are not worth where the weight is small.
+const LEAST_TILES: usize = 8;
 /// Elements along k that are decoded at a time: what lies between two uses then fits a second-level cache.
 const ELEMENTS: usize = 2048;
 /// The same for matrix tiles, which take them in so fast that a pair of panels has to stay in a first-level cache while
@@ -52,9 +54,10 @@ pub(in crate::cpu) fn linear<const N: usize>(isa: Isa, x: &Operand, weights: [Li
     let mut out = products.each_ref().map(|p| Matrix::reused(p.rows, p.w.outputs));
     let mut tasks: Vec<(&Product<'_>, Strip<'_>)> = Vec::new();
     for (product, out) in products.iter().zip(&mut out) {
-        let blocks = out.rows() / (TILES * TILE);
-        if product.w.count() <= 2 * PAIRS && blocks >= 2 * rayon::current_num_threads() {
-            tasks.extend(Strip::blocks(out).map(|strip| (product, strip)));
+        // A block for every thread at least, or two that share its work.
+        let tiles = product.tiles.len().div_ceil(2 * rayon::current_num_threads()).min(TILES);
+        if product.w.count() <= 2 * PAIRS && tiles >= LEAST_TILES {
+            tasks.extend(Strip::blocks(out, tiles).map(|strip| (product, strip)));
         } else {
             tasks.extend(Strip::columns(out, pairs).into_iter().map(|strip| (product, strip)));
         }
@@ -95,13 +98,13 @@ impl<'a> Strip<'a> {
         strips
     }
 
-    /// Cuts a matrix of few columns into blocks of rows that share decoded weights: a row of the other side is then taken from
-    /// memory once.
-    fn blocks(matrix: &'a mut Matrix) -> impl Iterator<Item = Strip<'a>> {
+    /// Cuts a matrix of few columns into blocks of so many tiles of rows that share decoded weights: a row of the other side is then
+    /// taken from memory once.
+    fn blocks(matrix: &'a mut Matrix, tiles: usize) -> impl Iterator<Item = Strip<'a>> {
         let columns = matrix.columns();
-        matrix.values_mut().chunks_mut(TILES * TILE * columns).enumerate().map(move |(block, rows)| Strip {
+        matrix.values_mut().chunks_mut(tiles * TILE * columns).enumerate().map(move |(block, rows)| Strip {
             pairs: 0..columns.div_ceil(2 * PANEL),
-            first: block * TILES,
+            first: block * tiles,
             rows: rows.chunks_mut(columns).collect(),
         })
     }
@@ -150,7 +153,7 @@ enum Way {
     Bytes { quads: usize },
     /// Integers of 16 bits, likewise.
     Words,
-    /// f32, where there is no instruction for pairs of bf16.
+    /// f32, where there is no instruction for pairs of bf16 or it is slow.
     Floats,
     /// Pairs of bf16.
     Pairs,
@@ -188,7 +191,7 @@ impl<'a> Product<'a> {
             {
                 Way::Words
             }
-            _ if fast && x.rows > FEW && chunk.is_multiple_of(STEP) && !isa.dots_pairs() => Way::Floats,
+            _ if fast && x.rows > FEW && chunk.is_multiple_of(STEP) && isa.takes_pairs_apart() => Way::Floats,
             _ => Way::Pairs,
         };
         if !matches!(way, Way::Bytes { .. }) {
@@ -374,8 +377,9 @@ impl<'a> Product<'a> {
         Room { decoded: [[first, second], ..], floats, sums, totals, .. }: &mut Room,
     ) {
         let steps = span.start / STEP..span.end.div_ceil(STEP);
-        floats.clear();
-        for (x, _) in tiles {
+        let taken = steps.len() * TILE;
+        floats.resize(floats.len().max(tiles.len() * taken), FloatRow::default());
+        for ((x, _), floats) in tiles.iter().zip(floats.chunks_exact_mut(taken)) {
             take_apart(simd, x, steps.clone(), floats);
         }
         let chunk = self.chunk / STEP;
@@ -390,7 +394,7 @@ impl<'a> Product<'a> {
                 if span.start == 0 {
                     *totals = Totals::ZERO;
                 }
-                let floats = &floats[t * steps.len() * TILE..];
+                let floats = &floats[t * taken..];
                 let sums = sums.get_mut(at + t).unwrap_or(&mut whole);
                 let tile = FloatTile { x, rows: rows - t * TILE, floats, totals, sums };
                 multiply_floats(simd, tile, &w, (steps.clone(), chunk));

@@ -136,14 +136,14 @@ fn multiply_inlined<S: Simd, const P: usize>(
             }
             continue;
         }
-        if order.way != Way::Vectors {
+        if order.way != Way::Vectors || simd.takes_pairs_apart() && rows.len() > FEW {
             for row in rows.clone().step_by(S::ROWS.clamp(4, HALF)) {
                 let left = rows.end - row;
                 match (S::ROWS == HALF && left > 4, flush) {
-                    (true, true) => chunk.add_by_elements::<S, HALF, true>(simd, &rows_from(row, rows.end), totals),
-                    (true, false) => chunk.add_by_elements::<S, HALF, false>(simd, &rows_from(row, rows.end), totals),
-                    (false, true) => chunk.add_by_elements::<S, 4, true>(simd, &rows_from(row, rows.end), totals),
-                    (false, false) => chunk.add_by_elements::<S, 4, false>(simd, &rows_from(row, rows.end), totals),
+                    (true, true) => chunk.add_apart::<S, HALF, true>(simd, &rows_from(row, rows.end), order, totals),
+                    (true, false) => chunk.add_apart::<S, HALF, false>(simd, &rows_from(row, rows.end), order, totals),
+                    (false, true) => chunk.add_apart::<S, 4, true>(simd, &rows_from(row, rows.end), order, totals),
+                    (false, false) => chunk.add_apart::<S, 4, false>(simd, &rows_from(row, rows.end), order, totals),
                 }
             }
             continue;
@@ -197,7 +197,19 @@ impl<const P: usize> Chunk<'_, P> {
     /// Through vectors, all of these rows (of which some may be the same).
     #[inline(always)]
     fn add_rows<S: Simd, const R: usize>(&self, simd: S, rows: &[usize; R], totals: &mut Totals<P>) {
-        let mut sums = self.sums(simd, rows);
+        let sums = self.sums(simd, rows);
+        self.add_sums(simd, rows, sums, totals);
+    }
+
+    /// Adds the sums of these rows to their totals, scaled: of numbers that are far from the ends of f32's range.
+    #[inline(always)]
+    fn add_sums<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        rows: &[usize; R],
+        mut sums: [[S::F32; P]; R],
+        totals: &mut Totals<P>,
+    ) {
         let first = self.range.start == 0;
         // Totals are read before any is written, so that a repeated row is not added twice.
         for p in 0..P {
@@ -277,35 +289,25 @@ impl<const P: usize> Chunk<'_, P> {
         }
     }
 
-    /// As [`add_elements`](Self::add_elements), where all pairs are whole: these rows (of which some may be the same) side
-    /// by side.
+    /// The elements of pairs one after another, where all pairs are whole: these rows (of which some may be the same) side by
+    /// side.
     #[inline(always)]
-    fn add_by_elements<S: Simd, const R: usize, const FLUSH: bool>(
+    fn add_apart<S: Simd, const R: usize, const FLUSH: bool>(
         &self,
         simd: S,
         rows: &[usize; R],
+        order: Order,
         totals: &mut Totals<P>,
     ) {
         let mut sums = [[simd.splat(0.0); P]; R];
         let pairs = self.range.start / 2..self.range.end / 2;
         for step in pairs.start / LANES..pairs.end.div_ceil(LANES) {
-            // A row's elements one by one are broadcast from memory, which costs nothing beside the product.
-            let mut x = [[[0.0; LANES]; 2]; R];
-            for r in 0..R {
-                let both = halves::<S, FLUSH>(simd, simd.load_pairs(self.x.row(step, rows[r])));
-                simd.store(both[0], &mut x[r][0]);
-                simd.store(both[1], &mut x[r][1]);
-            }
-            let at = step * LANES;
-            for pair in pairs.start.max(at) - at..pairs.end.min(at + LANES) - at {
-                for p in 0..P {
-                    let w = halves::<S, FLUSH>(simd, simd.load_pairs(&self.w[p].step(step)[pair].0));
-                    for r in 0..R {
-                        let [even, odd] = [simd.splat(x[r][0][pair]), simd.splat(x[r][1][pair])];
-                        sums[r][p] = simd.fma(even, w[0], simd.fma(odd, w[1], sums[r][p]));
-                    }
-                }
-            }
+            let ((x, w), at) = (self.step(rows, step), step * LANES);
+            let some = pairs.start.max(at) - at..pairs.end.min(at + LANES) - at;
+            add_step_apart::<S, R, P, FLUSH>(simd, &x, &w, some, &mut sums);
+        }
+        if order.is_fast() || self.x.is_unscaled() && self.w.iter().all(|w| w.scales.is_none()) {
+            return self.add_sums(simd, rows, sums, totals);
         }
         // Totals are read before any is written, so that a repeated row is not added twice.
         let mut before = [[[0.0; PANEL]; P]; R];
@@ -396,6 +398,36 @@ fn add_pair<S: Simd, const R: usize, const P: usize>(
         let x = simd.splat_pairs(x[r][pair]);
         for p in 0..P {
             sums[r][p] = simd.dot(x, simd.load_pairs(&w[p][pair].0), sums[r][p]);
+        }
+    }
+}
+
+/// Adds the products of some pairs of a step, whose elements are taken apart beforehand.
+#[inline(always)]
+pub(super) fn add_step_apart<S: Simd, const R: usize, const P: usize, const FLUSH: bool>(
+    simd: S,
+    x: &[&[u32; LANES]; R],
+    w: &[&Step; P],
+    pairs: Range<usize>,
+    sums: &mut [[S::F32; P]; R],
+) {
+    // A row's elements one by one are broadcast from memory, which costs nothing beside the product.
+    let mut rows = [[[0.0; LANES]; 2]; R];
+    for r in 0..R {
+        let [even, odd] = halves::<S, FLUSH>(simd, simd.load_pairs(x[r]));
+        simd.store(even, &mut rows[r][0]);
+        simd.store(odd, &mut rows[r][1]);
+    }
+    for pair in pairs {
+        let mut outputs = [[simd.splat(0.0); 2]; P];
+        for p in 0..P {
+            outputs[p] = halves::<S, FLUSH>(simd, simd.load_pairs(&w[p][pair].0));
+        }
+        for r in 0..R {
+            let [even, odd] = [simd.splat(rows[r][0][pair]), simd.splat(rows[r][1][pair])];
+            for p in 0..P {
+                sums[r][p] = simd.fma(even, outputs[p][0], simd.fma(odd, outputs[p][1], sums[r][p]));
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::bf16::rounded;
 use super::linear::FEW;
 use super::product::steps::{ALL, PANELS, with_steps};
-use super::product::steps_of;
+use super::product::{add_step_apart, steps_of};
 use super::sides::{PANEL, STEP, WPanel, XTile};
 use crate::cpu::simd::tiles::{Lanes, Step};
 use crate::cpu::simd::{LANES, Simd};
@@ -133,9 +133,7 @@ impl Straight<'_> {
         self.add_pairs(simd, w, (first, begun), &mut sums);
         for step in whole {
             let (rows, outputs) = (x.rows::<R>(step, first), [w[0].step(step), w[1].step(step)]);
-            for pair in 0..LANES {
-                add_pair(simd, rows, outputs, pair, &mut sums);
-            }
+            add_pairs_of_step(simd, rows, outputs, 0..LANES, &mut sums);
         }
         self.add_pairs(simd, w, (first, last), &mut sums);
         let scaled = !x.is_unscaled() || w[0].scales.is_some();
@@ -167,9 +165,28 @@ impl Straight<'_> {
         }
         let step = pairs.start / LANES;
         let (rows, outputs) = (self.x.rows::<R>(step, first), [w[0].step(step), w[1].step(step)]);
-        for pair in pairs {
-            add_pair(simd, rows, outputs, pair % LANES, sums);
+        let at = step * LANES;
+        add_pairs_of_step(simd, rows, outputs, pairs.start - at..pairs.end - at, sums);
+    }
+}
+
+#[inline(always)]
+fn add_pairs_of_step<S: Simd, const R: usize>(
+    simd: S,
+    rows: &[Lanes; R],
+    outputs: [&Step; 2],
+    pairs: Range<usize>,
+    sums: &mut [[S::F32; 2]; R],
+) {
+    if R > FEW && simd.takes_pairs_apart() {
+        let mut x = [&rows[0].0; R];
+        for r in 1..R {
+            x[r] = &rows[r].0;
         }
+        return add_step_apart::<S, R, 2, false>(simd, &x, &outputs, pairs, sums);
+    }
+    for pair in pairs {
+        add_pair(simd, rows, outputs, pair, sums);
     }
 }
 

@@ -82,7 +82,6 @@ macro_rules! avx512_methods {
             fn join(first: __m512, second: __m512) -> __m512i;
             fn bit_or(x: __m512i) -> u32;
             fn total(x: __m512) -> f32;
-            fn round(x: __m512, to: &mut [bf16; LANES]);
             fn powers(scales: &BlockScales) -> __m512;
             fn exp_of_negative(x: __m512) -> __m512;
         }

@@ -8,6 +8,7 @@ use half::bf16;
 use super::avx512::{Avx512, avx512_methods, interleave};
 use super::avx512vnni::Avx512Vnni;
 use super::codes::{BlockScales, ByteTable, CodeTable, IntegerTable, PairTable, StepCodes};
+use super::machine::pairs_are_slow;
 use super::{IntegerProducts, LANES, Simd};
 
 /// Proof of AVX-512 with VBMI, VNNI and BF16, the latter adding in the canonical order.
@@ -72,6 +73,21 @@ impl Simd for Avx512Bf16 {
     fn dot(self, x: __m512i, w: __m512i, sum: __m512) -> __m512 {
         // SAFETY: `self` proves AVX-512 BF16; both types are 512 bits of bf16 pairs.
         unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(w), std::mem::transmute::<__m512i, __m512bh>(x)) }
+    }
+    #[inline(always)]
+    fn takes_pairs_apart(self) -> bool {
+        pairs_are_slow()
+    }
+    #[inline(always)]
+    fn round(self, x: __m512, to: &mut [bf16; LANES]) {
+        // SAFETY: `self` proves AVX-512 BF16; sixteen bf16 are 256 bits.
+        unsafe {
+            // The machine takes subnormal numbers for zero.
+            if _mm512_fpclass_ps_mask::<SUBNORMAL>(x) != 0 {
+                return self.0.round(x, to);
+            }
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)));
+        }
     }
     #[inline(always)]
     fn rounded(self, x: __m512) -> __m512 {

@@ -51,6 +51,10 @@ impl Simd for Avx512Vnni {
         self.0.dot(x, w, sum)
     }
     #[inline(always)]
+    fn round(self, x: __m512, to: &mut [bf16; LANES]) {
+        self.0.round(x, to);
+    }
+    #[inline(always)]
     fn round_pairs<const FLUSH: bool>(self, first: __m512, second: __m512) -> __m512i {
         self.0.round_pairs::<FLUSH>(first, second)
     }

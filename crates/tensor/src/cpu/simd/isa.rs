@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::codes::BYTE_BIAS;
+use super::machine::pairs_are_slow;
 use super::{IntegerProducts, dispatch_integers, tiles};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512, avx512bf16, avx512vnni};
@@ -53,8 +54,7 @@ impl Isa {
         dispatch_integers!(self, simd => largest_short(simd), 0)
     }
 
-    /// Whether one instruction multiplies pairs of bf16. Where none does, the elements are better taken apart once for many
-    /// products.
+    /// Whether one instruction multiplies pairs of bf16.
     pub(crate) fn dots_pairs(self) -> bool {
         match self {
             // Without vectors nothing is gained by it.
@@ -66,6 +66,11 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => false,
         }
+    }
+
+    /// Whether the elements of pairs are better taken apart once for many products: without that instruction, or where it is slow.
+    pub(crate) fn takes_pairs_apart(self) -> bool {
+        !self.dots_pairs() || self != Isa::Scalar && pairs_are_slow()
     }
 
     /// [`Simd::READS_TOGETHER`](super::Simd::READS_TOGETHER).

@@ -157,6 +157,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `sum` with the product of the high elements added, then that of the low ones, each rounded once. Neither
     /// operands nor results may be subnormal: some machines count those as zero.
     fn dot(self, x: Self::Pairs, w: Self::Pairs, sum: Self::F32) -> Self::F32;
+    /// Whether products of many rows take less where the elements of pairs are taken apart beforehand, for [`fma`](Self::fma).
+    #[inline(always)]
+    fn takes_pairs_apart(self) -> bool {
+        false
+    }
     /// The values of a quad of a packed step ([`codes::pack_step`]): two pairs along k of sixteen outputs.
     fn decode<const BITS: usize>(self, table: &CodeTable, step: StepCodes<'_>, quad: usize) -> [Self::Pairs; 2];
     /// Whether [`floats_of_codes`](Self::floats_of_codes) of a format takes less than any other way to its values.
