@@ -6,7 +6,7 @@
 use microscale_formats::ElementFormat;
 
 use super::extent::{ROUND_UP, ratio};
-use super::sides::{PANEL, StepBytes, StepIntegers};
+use super::sides::{PANEL, StepBytes, StepIntegers, TILE};
 use crate::cpu::simd::codes::{BYTE_BIAS, ORDER, QUADS};
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{IntegerProducts, LANES, Simd, Words};
@@ -42,7 +42,7 @@ impl<S: Simd> Integers<S> {
 
     /// Their Euclidean norm over the divisor, or a little more.
     #[inline(always)]
-    pub(super) fn norm(&self, simd: S) -> f32 {
+    fn norm(&self, simd: S) -> f32 {
         let squares = simd.total(simd.fma(self.even, self.even, simd.mul(self.odd, self.odd)));
         squares.sqrt() * ROUND_UP / self.divisor
     }
@@ -64,6 +64,50 @@ impl<S: Simd> Integers<S> {
         let pairs = self.pairs(simd);
         let (halves, starts) = halves(simd, simd.load_pairs(&pairs));
         StepIntegers { pairs, halves, starts, unit: unit * self.divisor, norm: self.norm(simd) }
+    }
+}
+
+/// Room for what norms are made of, the lanes of sixteen steps: what is there of steps that are not is of no use.
+#[derive(Default)]
+pub(super) struct Norms {
+    bits: [[u32; LANES]; TILE],
+    squares: [[f32; LANES]; TILE],
+}
+
+impl Norms {
+    /// Of each of up to sixteen steps, whose elements are multiples of `units`, the norm that [`Integers::norm`] finds. What joins the
+    /// lanes of one waits for itself, of sixteen side by side it does not.
+    #[inline(always)]
+    pub(super) fn of<S: Simd>(&mut self, simd: S, steps: &[Lanes], units: &[f32; TILE]) -> [f32; TILE] {
+        for (r, elements) in steps.iter().enumerate() {
+            let shift = simd.splat(SHIFT * units[r]);
+            let [even, odd] = simd.floats(simd.load_pairs(&elements.0));
+            let low_bits = simd.or(simd.bits(simd.add(even, shift)), simd.bits(simd.add(odd, shift)));
+            simd.store_pairs(low_bits, &mut self.bits[r]);
+            simd.store(simd.fma(even, even, simd.mul(odd, odd)), &mut self.squares[r]);
+        }
+        let all = simd.across_rows(
+            #[inline(always)]
+            |r| simd.load_pairs(&self.bits[r]),
+            #[inline(always)]
+            |a, b| simd.or(a, b),
+        );
+        let all = simd.and(all, simd.splat_pairs(LOW));
+        let lowest = simd.max_bits(simd.and(all, simd.sub_bits(simd.splat_pairs(0), all)), simd.splat_pairs(1));
+        // Of a whole number below 2^23 these are the bits of it and 2^23.
+        let both = simd.with_bits(simd.or(lowest, simd.splat_pairs(0x4B00_0000)));
+        let squares = simd.floats_across_rows(
+            &self.squares,
+            #[inline(always)]
+            |a, b| simd.add(a, b),
+        );
+        let (mut norms, mut divisors) = ([0.0; TILE], [0.0; TILE]);
+        simd.store(squares, &mut norms);
+        simd.store(simd.sub(both, simd.splat((1 << 23) as f32)), &mut divisors);
+        for ((norm, divisor), unit) in norms.iter_mut().zip(divisors).zip(units) {
+            *norm = norm.sqrt() * ROUND_UP / (divisor * unit);
+        }
+        norms
     }
 }
 

@@ -7,7 +7,7 @@ use microscale_formats::{E2M1, ElementFormat};
 use rayon::prelude::*;
 
 use super::extent::{Extent, Magnitudes, ScaleRange, always_exact, fits_short, ratio};
-use super::integers::{Integers, are_moderate, step_bytes, step_words};
+use super::integers::{Integers, Norms, are_moderate, step_bytes, step_words};
 use super::linear::{FEW, TILES_RATIO};
 use super::quantize::Quantizer;
 use super::sides::{STEP, Scales, StepBytes, StepIntegers, TILE, XTile};
@@ -261,24 +261,36 @@ impl Tile {
         self.make_room(steps, uses);
         // Of few rows several steps are quantized side by side, as the rows of a tile are.
         let together = TILE / self.stride;
+        let mut room = Norms::default();
         for (group, lanes) in all.chunks_mut(together * self.stride).enumerate() {
             let at_once = if scaled { source.quantized(simd, quantizer, group, &mut lanes[..rows]) } else { None };
-            let powers = at_once.unwrap_or_else(
-                #[inline(always)]
-                || {
-                    for (s, lanes) in lanes.chunks_mut(self.stride).enumerate() {
-                        for (r, lanes) in lanes[..rows].iter_mut().enumerate() {
-                            source.pairs(simd, r, group * together + s, &mut lanes.0);
-                        }
-                        lanes[rows..].fill(Lanes::ZERO);
+            // No `unwrap_or_else`: what is not inlined is not compiled for the instruction set.
+            let powers = if let Some(powers) = at_once {
+                powers
+            } else {
+                for (s, lanes) in lanes.chunks_mut(self.stride).enumerate() {
+                    for (r, lanes) in lanes[..rows].iter_mut().enumerate() {
+                        source.pairs(simd, r, group * together + s, &mut lanes.0);
                     }
-                    quantizer.step(simd, lanes, scaled)
-                },
-            );
+                    lanes[rows..].fill(Lanes::ZERO);
+                }
+                quantizer.step(simd, lanes, scaled)
+            };
             range.add(simd, powers);
             let mut group_powers = [1.0; TILE];
             simd.store(powers, &mut group_powers);
-            if together == 1 && !checked && !uses.bytes && !uses.words {
+            let mut all_norms = [0.0; TILE];
+            if checked {
+                let units = group_powers.map(
+                    #[inline(always)]
+                    |power| if scaled { unit * power } else { unit },
+                );
+                all_norms = quantizer.norms(simd, lanes, &units, &mut room);
+            }
+            if together == 1 && rows == TILE && !uses.bytes && !uses.words {
+                if checked {
+                    self.norms.push(all_norms);
+                }
                 if !scaled {
                     self.powers.push(group_powers);
                 }
@@ -296,9 +308,7 @@ impl Tile {
                 let units = if scaled { &worth } else { &[unit; TILE] };
                 if checked {
                     let mut norms = [0.0; TILE];
-                    for r in 0..rows {
-                        norms[r] = quantizer.norm(simd, simd.load_pairs(&lanes[r].0), 1.0 / units[r]);
-                    }
+                    norms.iter_mut().zip(&all_norms[s * self.stride..][..rows]).for_each(|(to, &norm)| *to = norm);
                     self.norms.push(norms);
                 }
                 if uses.bytes || uses.words {

@@ -13,7 +13,8 @@ use std::sync::LazyLock;
 use microscale_formats::{BLOCK, E8M0, ElementFormat, INT8, ScaleRule};
 
 use super::extent::unit;
-use super::integers::{Integers, are_moderate};
+use super::integers::{Norms, are_moderate};
+use super::sides::TILE;
 use crate::cpu::simd::tiles::Lanes;
 use crate::cpu::simd::{Isa, LANES, Simd, dispatch, words};
 use crate::{BlockFormat, Real};
@@ -348,16 +349,20 @@ impl Quantizer {
         Steps { bits, sum: simd.add(magnitude, shift), shift, power }
     }
 
-    /// The Euclidean norm of elements over the largest power of two that divides them all ([`XTile::norms`]), or a little
-    /// more; infinite where the numbers are too far apart for the way it is computed. Elements are multiples of `1 / units`.
+    /// Of each of up to sixteen rows the Euclidean norm of its elements over the largest power of two that divides them all
+    /// ([`XTile::norms`]), or a little more; infinite where the numbers are too far apart for the way it is computed. Elements of
+    /// row r are multiples of `units[r]`; of units and elements whose squares leave the range of f32 it is not defined.
     ///
     /// [`XTile::norms`]: super::sides::XTile::norms
     #[inline(always)]
-    pub(in crate::cpu) fn norm<S: Simd>(&self, simd: S, elements: S::Pairs, units: f32) -> f32 {
-        if !are_moderate(self.format.element) {
-            return f32::INFINITY;
-        }
-        Integers::new(simd, elements, units).norm(simd)
+    pub(in crate::cpu) fn norms<S: Simd>(
+        &self,
+        simd: S,
+        rows: &[Lanes],
+        units: &[f32; TILE],
+        room: &mut Norms,
+    ) -> [f32; TILE] {
+        if are_moderate(self.format.element) { room.of(simd, rows, units) } else { [f32::INFINITY; TILE] }
     }
 
     /// The scale of a block with this largest magnitude, as bits; of a finite one that is not zero unless the caller

@@ -18,10 +18,10 @@ impl Quantizer {
     /// sign in blocks of zeros, times the scale if they are to be `scaled`: what that is beyond bf16 is not defined.
     #[inline(always)]
     pub(in crate::cpu) fn step<S: Simd>(&self, simd: S, rows: &mut [Lanes], scaled: bool) -> S::F32 {
-        self.step_side_by_side(simd, rows, scaled).unwrap_or_else(
-            #[inline(always)]
-            || self.step_by_blocks(simd, rows, scaled),
-        )
+        match self.step_side_by_side(simd, rows, scaled) {
+            Some(powers) => powers,
+            None => self.step_by_blocks(simd, rows, scaled),
+        }
     }
 
     /// One block after another, whatever is in them.
