@@ -1,5 +1,7 @@
 //! Attention, a tile of queries of one key/value head at a time; scores exist for that tile only.
 
+mod mix;
+
 use std::ops::Range;
 
 use half::bf16;
@@ -19,6 +21,7 @@ use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
 use crate::reference::PLAIN_CHUNK;
 use crate::spare::{Reusable, Spare, capacity};
 use crate::{Attention, BlockFormat, Matrix};
+use mix::{Mix, OwnBlock};
 
 /// Scores that a task of many has.
 const TASK_SCORES: usize = 16 << 10;
@@ -407,63 +410,6 @@ fn room(configured: Option<&Configured>, rows: usize) -> usize {
 /// What products with keys or values need: norms, where tiles may serve.
 fn uses_in_tiles(configured: Option<&Configured>, format: Option<BlockFormat>) -> Uses {
     Uses { norms_beside: configured.and(format).map_or(0.0, |f| ratio(f.element)), ..Uses::default() }
-}
-
-/// The product of a tile's weights with the values.
-struct Mix<'a> {
-    product: &'a Product<'a>,
-    values: &'a Values,
-    own: &'a [OwnBlock],
-    together: usize,
-    rows: usize,
-}
-
-impl Mix<'_> {
-    /// The features of some panels, rounded to bf16.
-    #[inline(always)]
-    fn panels<S: Simd, const P: usize>(
-        &self,
-        simd: S,
-        which: [usize; P],
-        totals: &mut Totals<P>,
-        (out, dim): (&mut [bf16], usize),
-        features: Range<usize>,
-    ) {
-        let Mix { product, values, .. } = self;
-        // Past the last token weights are zero.
-        let whole = |end| if values.finite { product.even(end) } else { end };
-        let w = which.map(|p| values.panel(p));
-        product.of(simd, &w, (0..whole(self.together), self.rows), totals);
-        for OwnBlock { rows, start, end, block } in self.own {
-            multiply(simd, product.x, &w, product.order, (self.together..whole(*start), rows.clone()), totals);
-            if let Some(block) = block {
-                let order = Order::new(product.order.chunk, product.x.extent, block.extent);
-                let end = if block.finite { product.even(*end) } else { *end };
-                let w = which.map(|p| block.panel(p));
-                multiply(simd, product.x, &w, order, (*start..end, rows.clone()), totals);
-            }
-        }
-        for (to, totals) in out.chunks_exact_mut(dim).zip(&totals.0) {
-            let (whole, rest) = to[features.clone()].as_chunks_mut();
-            for (to, totals) in whole.iter_mut().zip(totals) {
-                simd.round(simd.load(totals), to);
-            }
-            if let Some(totals) = totals.get(whole.len()).filter(|_| !rest.is_empty()) {
-                let mut values = [bf16::ZERO; PANEL];
-                simd.round(simd.load(totals), &mut values);
-                copy(&values[..rest.len()], rest);
-            }
-        }
-    }
-}
-
-/// Tokens that some rows of a tile see for themselves: those up to `start` in the cache's blocks, those from there to
-/// `end` in a block of their own.
-struct OwnBlock {
-    rows: Range<usize>,
-    start: usize,
-    end: usize,
-    block: Option<Values>,
 }
 
 /// One of the two products of attention, for a tile.

@@ -69,7 +69,7 @@ impl<S: Simd> Integers<S> {
 
 /// Room for what norms are made of, the lanes of sixteen steps: what is there of steps that are not is of no use.
 #[derive(Default)]
-pub(super) struct Norms {
+pub(in crate::cpu) struct Norms {
     bits: [[u32; LANES]; TILE],
     squares: [[f32; LANES]; TILE],
 }

@@ -13,33 +13,51 @@ use crate::cpu::simd::{Isa, dispatch};
 use crate::reference::silu;
 use crate::{Matrix, Rotation, TokenScore, math};
 
-/// A new matrix whose rows `f(row index, row)` fills, whatever is in them.
+/// Values of rows that are worth one call.
+const BLOCK: usize = 2048;
+/// Rows whose norms are found side by side.
+const TOGETHER: usize = 8;
+
+/// A new matrix whose rows `f(index of the first, rows)` fills, some at a time, whatever is in them.
 fn rows(rows: usize, columns: usize, f: impl Fn(usize, &mut [bf16]) + Sync) -> Matrix {
     in_place(Matrix::reused(rows, columns), f)
 }
 
-/// Applies `f(row index, row)` to every row, in parallel where it pays.
+/// Applies `f(index of the first, rows)` to all rows, some at a time, in parallel where it pays.
 fn in_place(mut x: Matrix, f: impl Fn(usize, &mut [bf16]) + Sync) -> Matrix {
-    let columns = x.columns();
-    let least = (8192 / columns.max(1)).max(1);
-    x.values_mut().par_chunks_mut(columns).with_min_len(least).enumerate().for_each(|(i, row)| f(i, row));
+    let columns = x.columns().max(1);
+    let block = (BLOCK / columns).max(1);
+    let least = (8192 / (block * columns)).max(1);
+    let blocks = x.values_mut().par_chunks_mut(block * columns).with_min_len(least);
+    blocks.enumerate().for_each(|(i, rows)| f(i * block, rows));
     x
 }
 
 pub(in crate::cpu) fn gather(x: &Matrix, which: &[u32]) -> Matrix {
-    rows(which.len(), x.columns(), |i, row| row.copy_from_slice(x.row(which[i] as usize)))
+    let columns = x.columns();
+    rows(which.len(), columns, |first, rows| {
+        for (row, &i) in rows.chunks_exact_mut(columns).zip(&which[first..]) {
+            row.copy_from_slice(x.row(i as usize));
+        }
+    })
 }
 
 pub(in crate::cpu) fn add(isa: Isa, x: Matrix, y: &Matrix) -> Matrix {
     assert_eq!((x.rows(), x.columns()), (y.rows(), y.columns()), "matrices to add have one shape");
-    in_place(x, |i, row| {
+    in_place(x, |first, rows| {
         dispatch!(isa, simd => {
             let _ = simd;
-            for (x, y) in row.iter_mut().zip(y.row(i)) {
+            for (x, y) in rows.iter_mut().zip(values_from(y, first)) {
                 *x = round(float(*x) + float(*y));
             }
         });
     })
+}
+
+/// The values of all rows from one on.
+#[inline(always)]
+fn values_from(x: &Matrix, row: usize) -> &[bf16] {
+    &x.values()[row * x.columns()..]
 }
 
 /// The reference's silu of every bf16, by its bits: to look it up spares an exponential in f64 and a division.
@@ -51,12 +69,12 @@ static SILU: LazyLock<Box<[bf16]>> = LazyLock::new(|| {
 pub(in crate::cpu) fn gated(isa: Isa, gate: Matrix, up: &Matrix) -> Matrix {
     assert_eq!((gate.rows(), gate.columns()), (up.rows(), up.columns()), "gate and up have one shape");
     let activated = &**SILU;
-    in_place(gate, |i, row| {
+    in_place(gate, |first, rows| {
         dispatch!(isa, simd => {
             let _ = simd;
             // The look-ups first, one by one; what follows is done in vectors.
-            row.iter_mut().for_each(|gate| *gate = activated[usize::from(gate.to_bits())]);
-            for (gate, up) in row.iter_mut().zip(up.row(i)) {
+            rows.iter_mut().for_each(|gate| *gate = activated[usize::from(gate.to_bits())]);
+            for (gate, up) in rows.iter_mut().zip(values_from(up, first)) {
                 *gate = round(float(*gate) * float(*up));
             }
         });
@@ -64,14 +82,26 @@ pub(in crate::cpu) fn gated(isa: Isa, gate: Matrix, up: &Matrix) -> Matrix {
 }
 
 pub(in crate::cpu) fn rms_norm(isa: Isa, x: &Matrix, weight: &[bf16], eps: f32) -> Matrix {
-    assert_eq!(x.columns(), weight.len(), "one weight per feature");
-    rows(x.rows(), x.columns(), |i, row| {
-        let x = x.row(i);
+    let columns = x.columns();
+    assert_eq!(columns, weight.len(), "one weight per feature");
+    rows(x.rows(), columns, |first, rows| {
+        let x = values_from(x, first);
         dispatch!(isa, simd => {
             let _ = simd;
-            let reciprocal = 1.0 / (mean_of_squares(x) + eps).sqrt();
-            for ((to, x), w) in row.iter_mut().zip(x).zip(weight) {
-                *to = round(rounded(float(*x) * reciprocal) * float(*w));
+            // A sum's last additions, its root and its reciprocal wait for each other: those of some rows are done meanwhile.
+            for (rows, x) in rows.chunks_mut(TOGETHER * columns).zip(x.chunks(TOGETHER * columns)) {
+                let mut reciprocals = [0.0; TOGETHER];
+                for (reciprocal, x) in reciprocals.iter_mut().zip(x.chunks_exact(columns)) {
+                    *reciprocal = mean_of_squares(x);
+                }
+                for reciprocal in &mut reciprocals {
+                    *reciprocal = 1.0 / (*reciprocal + eps).sqrt();
+                }
+                for ((row, x), reciprocal) in rows.chunks_exact_mut(columns).zip(x.chunks_exact(columns)).zip(reciprocals) {
+                    for ((to, x), w) in row.iter_mut().zip(x).zip(weight) {
+                        *to = round(rounded(float(*x) * reciprocal) * float(*w));
+                    }
+                }
             }
         });
     })
@@ -112,16 +142,18 @@ fn mean_of_squares(x: &[bf16]) -> f32 {
 }
 
 pub(in crate::cpu) fn rope(isa: Isa, x: Matrix, rotation: &Rotation) -> Matrix {
-    let dim = rotation.cos.columns();
-    assert!(x.columns().is_multiple_of(dim) && rotation.cos.rows() == x.rows(), "heads of the rotation's width");
-    in_place(x, |i, row| {
-        let (cos, sin) = (rotation.cos.row(i), rotation.sin.row(i));
+    let (columns, dim) = (x.columns(), rotation.cos.columns());
+    assert!(columns.is_multiple_of(dim) && rotation.cos.rows() == x.rows(), "heads of the rotation's width");
+    in_place(x, |first, rows| {
         dispatch!(isa, simd => {
             let _ = simd;
-            match dim {
-                8 => rotate_small::<4>(row, cos, sin),
-                16 => rotate_small::<8>(row, cos, sin),
-                _ => row.chunks_exact_mut(dim).for_each(#[inline(always)] |head| rotate(head, cos, sin)),
+            for (i, row) in (first..).zip(rows.chunks_exact_mut(columns)) {
+                let (cos, sin) = (rotation.cos.row(i), rotation.sin.row(i));
+                match dim {
+                    8 => rotate_small::<4>(row, cos, sin),
+                    16 => rotate_small::<8>(row, cos, sin),
+                    _ => row.chunks_exact_mut(dim).for_each(#[inline(always)] |head| rotate(head, cos, sin)),
+                }
             }
         });
     })
@@ -193,9 +225,11 @@ fn score(logits: &[bf16], target: u32) -> TokenScore {
         lanes.iter_mut().zip(vector).for_each(|(lane, &x)| *lane += math::exp(f64::from(float(x) - max)));
     }
     lanes.iter_mut().zip(tail).for_each(|(lane, &x)| *lane += math::exp(f64::from(float(x) - max)));
+    let (before, target) = (&logits[..target as usize], float(logits[target as usize]));
     TokenScore {
-        log_probability: f64::from(float(logits[target as usize])) - (f64::from(max) + math::ln(fold(lanes))),
-        greedy: logits.iter().position(|&x| float(x) == max) == Some(target as usize),
+        log_probability: f64::from(target) - (f64::from(max) + math::ln(fold(lanes))),
+        // Of several largest the first one counts.
+        greedy: target == max && before.iter().all(|&x| float(x) != max),
     }
 }
 

@@ -350,6 +350,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_reduce_add_ps(x) }
     }
     #[inline(always)]
+    fn takes_pairs_apart(self) -> bool {
+        true
+    }
+    #[inline(always)]
     fn round(self, x: __m512, to: &mut [bf16; LANES]) {
         // SAFETY: `self` proves AVX-512; sixteen bf16 are 32 bytes.
         unsafe {

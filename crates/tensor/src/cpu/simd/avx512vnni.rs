@@ -51,6 +51,10 @@ impl Simd for Avx512Vnni {
         self.0.dot(x, w, sum)
     }
     #[inline(always)]
+    fn takes_pairs_apart(self) -> bool {
+        true
+    }
+    #[inline(always)]
     fn round(self, x: __m512, to: &mut [bf16; LANES]) {
         self.0.round(x, to);
     }
