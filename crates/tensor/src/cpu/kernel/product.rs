@@ -202,7 +202,7 @@ impl<const P: usize> Chunk<'_, P> {
         self.add_sums(simd, rows, sums, totals);
     }
 
-    /// Adds the sums of these rows to their totals, scaled: of numbers that are far from the ends of f32's range.
+    /// Adds the sums of these rows to their totals, scaled. Where there are scales, numbers are far from the ends of f32's range.
     #[inline(always)]
     fn add_sums<S: Simd, const R: usize>(
         &self,

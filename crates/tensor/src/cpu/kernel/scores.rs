@@ -170,6 +170,7 @@ impl Straight<'_> {
     }
 }
 
+/// Adds the products of some pairs of a step, pair by pair or, of more than a few rows, element by element.
 #[inline(always)]
 fn add_pairs_of_step<S: Simd, const R: usize>(
     simd: S,

@@ -157,7 +157,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `sum` with the product of the high elements added, then that of the low ones, each rounded once. Neither
     /// operands nor results may be subnormal: some machines count those as zero.
     fn dot(self, x: Self::Pairs, w: Self::Pairs, sum: Self::F32) -> Self::F32;
-    /// Whether products of many rows take less where the elements of pairs are taken apart beforehand, for [`fma`](Self::fma).
+    /// Whether products of eight rows take less by two [`fma`](Self::fma) of elements taken apart beforehand than by
+    /// [`dot`](Self::dot). Not where registers hold the sums of fewer.
     #[inline(always)]
     fn takes_pairs_apart(self) -> bool {
         false
