@@ -1,5 +1,5 @@
-//! Many rows times weights in f32, in the canonical order: where no instruction takes pairs of bf16, taking these apart for
-//! every product would cost as much as the product itself.
+//! Many rows times weights in f32, in the canonical order: where no instruction takes pairs of bf16, or a slow one.
+//! Taking these apart for every product would cost as much as the product itself.
 
 #![allow(clippy::needless_range_loop, reason = "indices into registers, of lengths the compiler knows")]
 

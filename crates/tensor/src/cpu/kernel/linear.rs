@@ -54,7 +54,7 @@ pub(in crate::cpu) fn linear<const N: usize>(isa: Isa, x: &Operand, weights: [Li
     let mut out = products.each_ref().map(|p| Matrix::reused(p.rows, p.w.outputs));
     let mut tasks: Vec<(&Product<'_>, Strip<'_>)> = Vec::new();
     for (product, out) in products.iter().zip(&mut out) {
-        // A block for every thread at least, or two that share its work.
+        // Two blocks for every thread: one that is done early has more to do.
         let tiles = product.tiles.len().div_ceil(2 * rayon::current_num_threads()).min(TILES);
         if product.w.count() <= 2 * PAIRS && tiles >= LEAST_TILES {
             tasks.extend(Strip::blocks(out, tiles).map(|strip| (product, strip)));

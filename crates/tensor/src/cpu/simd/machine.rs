@@ -33,7 +33,6 @@ pub(crate) fn code_stride(isa: Isa) -> usize {
 
 /// Whether the instruction for pairs of bf16 is slower than two for the same numbers as `f32`. An Intel Xeon with AMX takes four times
 /// as long for it as for one of those, AMD's Zen 4 as long.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "asked where there is the instruction"))]
 pub(super) fn pairs_are_slow() -> bool {
     !*IS_AMD
 }
