@@ -71,7 +71,7 @@ def main():
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--turns", type=int, default=100)
     parser.add_argument("--split", type=float, metavar="GB/S")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     for pair in options.pairs:
         turns = []
         # Which memory a program gets depends on which asks first: each does once.

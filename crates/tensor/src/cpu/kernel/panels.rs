@@ -110,10 +110,8 @@ impl Panels {
         scratch: &'a mut Scratch,
     ) -> WPanel<'a> {
         match &self.storage {
-            Storage::Plain(steps) => {
-                let width = self.k.div_ceil(STEP);
-                let steps = &steps[panel * width..][..width];
-                WPanel { steps, scales: None, stride: 1, first: [0; 2], limits: &[] }
+            Storage::Plain(_) => {
+                WPanel { steps: self.plain_steps(panel), scales: None, stride: 1, first: [0; 2], limits: &[] }
             }
             Storage::Packed(packed) if dequantized => {
                 let first = [steps.start, 0];
