@@ -319,7 +319,7 @@ impl<B: Backend> Suite<'_, B> {
             [small(2), small(1), small(4), small(3)],
         ];
         let mut cases = Vec::new();
-        for shape in [[4, 2, 8], [2, 1, 20], [4, 1, 40], [2, 2, 64]] {
+        for shape in [[4, 2, 8], [3, 1, 16], [2, 1, 20], [4, 1, 40], [2, 2, 64]] {
             for formats in roles {
                 for causal_value_blocks in [false, true] {
                     let usual = [Values::Usual, Values::Poisoned, Values::Faint].map(|values| (Values::Usual, values));

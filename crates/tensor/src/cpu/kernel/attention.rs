@@ -1,5 +1,6 @@
 //! Attention, a tile of queries of one key/value head at a time; scores exist for that tile only.
 
+mod columns;
 mod mix;
 
 use std::ops::Range;
@@ -11,7 +12,7 @@ use super::cache::{Cache, Head, Values};
 use super::extent::{Extent, ratio};
 use super::linear::FEW;
 use super::operand::{Tile, Uses, step_of, write_pairs};
-use super::product::{Order, Totals, multiply, multiply_tiles};
+use super::product::{HALF, Order, Totals, multiply, multiply_tiles};
 use super::quantize::Quantizer;
 use super::scores::{Root, Straight};
 use super::sides::{PANEL, STEP, TILE, WPanel, XTile};
@@ -21,6 +22,7 @@ use crate::cpu::simd::{Isa, LANES, Simd, dispatch};
 use crate::reference::PLAIN_CHUNK;
 use crate::spare::{Reusable, Spare, capacity};
 use crate::{Attention, BlockFormat, Matrix};
+use columns::Columns;
 use mix::{Mix, OwnBlock};
 
 /// Scores that a task of many has.
@@ -162,6 +164,7 @@ struct Workspace {
     /// Of the panels that are multiplied.
     one: Totals<1>,
     two: Totals<2>,
+    columns: Columns,
 }
 
 /// At most what some threads need for a context of 32,768 tokens: with a long one memory is so large that the system would
@@ -170,12 +173,12 @@ static SPARE: Spare<Workspace> = Spare::new(16 << 20);
 
 impl Reusable for Workspace {
     fn capacity(&self) -> usize {
-        let Workspace { queries, scores, weights, .. } = self;
-        queries.capacity() + capacity(scores) + weights.capacity()
+        let Workspace { queries, scores, weights, columns, .. } = self;
+        queries.capacity() + capacity(scores) + weights.capacity() + columns.capacity()
     }
 }
 
-/// A tile of queries: `group` query heads of one token, then those of the next.
+/// A tile of queries: all query heads of one token, then those of the next, or one of them of several tokens.
 struct Queries {
     rows: usize,
     /// By row, the position of its token.
@@ -199,9 +202,25 @@ impl Queries {
         queries
     }
 
+    /// A whole tile of one head's queries, of tokens from this position on.
+    #[inline(always)]
+    fn of_head(position: usize, head: usize) -> Queries {
+        let mut positions = [position; TILE];
+        for (row, position) in positions.iter_mut().enumerate() {
+            *position += row;
+        }
+        Queries { rows: TILE, positions, heads: [head; TILE] }
+    }
+
     /// The position of the last row's token.
     fn last(&self) -> usize {
         self.positions[self.rows - 1]
+    }
+
+    /// How many rows, from the first on, come before a token.
+    #[inline(always)]
+    fn before(&self, token: usize) -> usize {
+        self.positions.iter().take_while(|&&position| position < token).count()
     }
 }
 
@@ -216,12 +235,34 @@ impl Task<'_> {
         let (dim, group) = (self.a.keys_values.head_dim, self.group());
         let count = self.rows.len() * group;
         let configured = tiles.map(Tiles::configure);
+        let columns = self.columns::<S>().filter(|_| count > HALF);
+        let mut begun = 0;
+        if let Some(root) = columns {
+            simd.vectorize(
+                #[inline(always)]
+                || w.columns.lay(simd, self.head, self.position + self.rows.len(), dim),
+            );
+            // Whole tiles are of one head each: what a tile takes depends on how far the scores of any of its queries reach, and those
+            // of a head's are much alike.
+            begun = self.rows.len() / TILE * TILE;
+            for first in (0..begun).step_by(TILE) {
+                for head in 0..group {
+                    let queries = Queries::of_head(self.position + first, head);
+                    let out = &mut out[(first * group + head) * dim..];
+                    self.tile_of_columns(simd, &queries, root, &mut w.columns, (out, group * dim));
+                }
+            }
+        }
         w.stride = (self.position + self.rows.len()).next_multiple_of(2 * PANEL);
         w.scores.resize(w.scores.len().max(TILE.min(count) * w.stride), 0.0);
-        for (tile, out) in out.chunks_mut(TILE * dim).enumerate() {
-            let first = tile * TILE;
+        for (tile, out) in out[begun * group * dim..].chunks_mut(TILE * dim).enumerate() {
+            let first = begun * group + tile * TILE;
             let rows = TILE.min(count - first);
             let queries = Queries::new(rows, (self.position + first / group, first % group), group);
+            if let Some(root) = columns.filter(|_| rows > HALF) {
+                self.tile_of_columns(simd, &queries, root, &mut w.columns, (out, dim));
+                continue;
+            }
             simd.vectorize(
                 #[inline(always)]
                 || self.queries(simd, configured.as_ref(), &queries, w),
@@ -237,21 +278,53 @@ impl Task<'_> {
         }
     }
 
+    /// A tile whose queries are lanes, given the reciprocal of the root of the features; results go into rows that are so far apart.
+    #[inline(always)]
+    fn tile_of_columns<S: Simd>(
+        &self,
+        simd: S,
+        queries: &Queries,
+        root: f32,
+        columns: &mut Columns,
+        out: (&mut [bf16], usize),
+    ) {
+        simd.vectorize(
+            #[inline(always)]
+            || match self.a.keys_values.head_dim {
+                8 => columns.tile::<S, 8>(simd, (self, queries), root, out),
+                _ => columns.tile::<S, 16>(simd, (self, queries), root, out),
+            },
+        );
+    }
+
+    /// If queries of many rows are to be lanes, the reciprocal of the root of the features: where their heads are small, registers
+    /// hold the results, nothing is quantized and zero weights do no harm.
+    fn columns<S: Simd>(&self) -> Option<f32> {
+        let (a, Head { keys, values, .. }) = (self.a, self.head);
+        let plain = [a.query, keys.format, values.format, a.weights].iter().all(Option::is_none);
+        let small = S::ROWS == HALF && [8, 16].contains(&keys.dim);
+        self.root.reciprocal.filter(|_| plain && small && values.finite)
+    }
+
+    /// A query of a tile.
+    #[inline(always)]
+    fn query(&self, queries: &Queries, r: usize) -> &[bf16] {
+        let (dim, group) = (self.a.keys_values.head_dim, self.group());
+        let head = self.kv_head * group + queries.heads[r];
+        let row = self.rows.start + (queries.positions[r] - self.position);
+        &self.q.row(row)[head * dim..][..dim]
+    }
+
     /// The queries of a tile, quantized.
     #[inline(always)]
     fn queries<S: Simd>(&self, simd: S, configured: Option<&Configured>, queries: &Queries, w: &mut Workspace) {
-        let (dim, group) = (self.a.keys_values.head_dim, self.group());
+        let dim = self.a.keys_values.head_dim;
         w.queries.fill(
             simd,
             ([queries.rows, room(configured, queries.rows)], dim),
             (self.quantizers[0], uses_in_tiles(configured, self.head.keys.format)),
             #[inline(always)]
-            |r, step, to: &mut _| {
-                let head = self.kv_head * group + queries.heads[r];
-                let row = self.rows.start + (queries.positions[r] - self.position);
-                let row = &self.q.row(row)[head * dim..][..dim];
-                write_pairs(simd, step_of(row, step), to);
-            },
+            |r, step, to: &mut _| write_pairs(simd, step_of(self.query(queries, r), step), to),
         );
     }
 

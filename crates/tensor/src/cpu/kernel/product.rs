@@ -374,17 +374,9 @@ fn half(pair: u32, k: usize, flush: bool) -> f32 {
 
 /// Both elements of pairs, the even ones first, subnormals as zero if they are to be flushed.
 #[inline(always)]
-fn halves<S: Simd, const FLUSH: bool>(simd: S, pairs: S::Pairs) -> [S::F32; 2] {
+pub(super) fn halves<S: Simd, const FLUSH: bool>(simd: S, pairs: S::Pairs) -> [S::F32; 2] {
     let [even, odd] = simd.floats(pairs);
-    if FLUSH { [flushed(simd, even), flushed(simd, odd)] } else { [even, odd] }
-}
-
-#[inline(always)]
-fn flushed<S: Simd>(simd: S, x: S::F32) -> S::F32 {
-    let bits = simd.bits(x);
-    let exponent = simd.and(bits, simd.splat_pairs(0x7F80_0000));
-    let normal = simd.sub_bits(simd.splat_pairs(0), simd.min_bits(exponent, simd.splat_pairs(1)));
-    simd.with_bits(simd.and(bits, normal))
+    if FLUSH { [simd.flushed(even), simd.flushed(odd)] } else { [even, odd] }
 }
 
 #[inline(always)]

@@ -84,6 +84,9 @@ macro_rules! avx512_methods {
             fn total(x: __m512) -> f32;
             fn powers(scales: &BlockScales) -> __m512;
             fn exp_of_negative(x: __m512) -> __m512;
+            fn exponentials(x: &mut [f32; LANES]);
+            fn mul_from(least: __m512, a: __m512, b: __m512) -> __m512;
+            fn fma_near_zero(a: __m512, b: __m512, c: __m512) -> __m512;
         }
         #[inline(always)]
         fn pack_pairs<const BITS: usize>(self, pairs: __m512i, to: &mut [u8]) {
@@ -100,6 +103,13 @@ macro_rules! avx512_methods {
     };
 }
 pub(super) use avx512_methods;
+
+/// The first eight lanes and the others in f64.
+#[inline(always)]
+fn widened(x: __m512) -> [__m512d; 2] {
+    // SAFETY: called with a proof of AVX-512 at hand only.
+    unsafe { [_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x))] }
+}
 
 /// The nearest bf16, ties to even; of numbers that are not negative subnormal ones as zero, if they are to be flushed.
 #[inline(always)]
@@ -385,6 +395,29 @@ impl Simd for Avx512 {
     fn exp_of_negative(self, x: __m512) -> __m512 {
         // SAFETY: `self` proves AVX-512.
         unsafe { exponential::exp_of_negative(x) }
+    }
+    #[inline(always)]
+    fn exponentials(self, x: &mut [f32; LANES]) {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { exponential::exponentials(x) }
+    }
+    #[inline(always)]
+    fn mul_from(self, least: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512. NaN are multiplied.
+        unsafe { _mm512_maskz_mul_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, least), a, b) }
+    }
+    #[inline(always)]
+    fn fma_near_zero(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // In f64 there is nothing subnormal. The product of two bf16 is exact, and a sum that is not cannot become the middle between
+        // two f32: it would take one of the summands to be half a unit in the last place of the other, or so near to that as
+        // neither's 16 or 24 bits can tell.
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            let [a, b, c] = [widened(a), widened(b), widened(c)];
+            let low = _mm512_cvtpd_ps(_mm512_fmadd_pd(a[0], b[0], c[0]));
+            let high = _mm512_cvtpd_ps(_mm512_fmadd_pd(a[1], b[1], c[1]));
+            _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high)
+        }
     }
     #[inline(always)]
     fn powers(self, scales: &BlockScales) -> __m512 {

@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 use std::f64::consts::LOG2_E;
 
+use super::{LANES, LEAST_EXPONENT};
 use crate::math::SHIFT;
 
 /// Parts of a power of two that the table tells apart.
@@ -56,18 +57,40 @@ const COEFFICIENTS: [f64; 5] = [1.2712692265756933e-09, 1.4676346738642766e-07, 
 /// The CPU has AVX-512 F and DQ.
 #[inline(always)]
 pub(super) unsafe fn exp_of_negative(x: __m512) -> __m512 {
-    // SAFETY: the caller's; eight powers each are loaded of sixteen.
+    // SAFETY: the caller's.
     unsafe {
-        let [low, high] = [0, 8].map(
-            #[inline(always)]
-            |first| _mm512_loadu_pd(POWERS.as_ptr().add(first).cast()),
-        );
         // Of two numbers of which one is NaN the machine takes the second.
-        let x = _mm512_max_ps(_mm512_set1_ps(-200.0), x);
-        let first = exp(_mm512_cvtps_pd(_mm512_castps512_ps256(x)), low, high);
-        let second = exp(_mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x)), low, high);
-        _mm512_insertf32x8::<1>(_mm512_castps256_ps512(_mm512_cvtpd_ps(first)), _mm512_cvtpd_ps(second))
+        let (x, powers) = (_mm512_max_ps(_mm512_set1_ps(LEAST_EXPONENT), x), powers());
+        let first = exp(_mm512_cvtps_pd(_mm512_castps512_ps256(x)), powers);
+        let second = exp(_mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x)), powers);
+        _mm512_insertf32x8::<1>(_mm512_castps256_ps512(first), second)
     }
+}
+
+/// The same in place, of numbers not below [`LEAST_EXPONENT`]: the machine widens halves of a vector on their way from memory, but
+/// not those in a register.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+pub(super) unsafe fn exponentials(x: &mut [f32; LANES]) {
+    // SAFETY: the caller's; eight numbers each are loaded and stored.
+    unsafe {
+        let powers = powers();
+        for half in x.as_chunks_mut::<{ LANES / 2 }>().0 {
+            _mm256_storeu_ps(half.as_mut_ptr(), exp(_mm512_cvtps_pd(_mm256_loadu_ps(half.as_ptr())), powers));
+        }
+    }
+}
+
+/// The table in registers.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+unsafe fn powers() -> [__m512d; 2] {
+    // SAFETY: the caller's; eight powers each are loaded of sixteen.
+    unsafe { [_mm512_loadu_pd(POWERS.as_ptr().cast()), _mm512_loadu_pd(POWERS.as_ptr().add(8).cast())] }
 }
 
 /// x = (n + f) · ln 2 / 16, and e^x = 2^(n / 16) · (1 + f · …).
@@ -75,7 +98,7 @@ pub(super) unsafe fn exp_of_negative(x: __m512) -> __m512 {
 /// # Safety
 /// As above.
 #[inline(always)]
-unsafe fn exp(x: __m512d, low: __m512d, high: __m512d) -> __m512d {
+unsafe fn exp(x: __m512d, [low, high]: [__m512d; 2]) -> __m256 {
     // SAFETY: the caller's.
     unsafe {
         let sixteenths_of_one = _mm512_set1_pd(LOG2_E * PARTS as f64);
@@ -90,14 +113,14 @@ unsafe fn exp(x: __m512d, low: __m512d, high: __m512d) -> __m512d {
         let tail = _mm512_fmadd_pd(tail, f, _mm512_set1_pd(c2));
         let tail = _mm512_fmadd_pd(tail, f, _mm512_set1_pd(c1));
         let tail = _mm512_fmadd_pd(tail, f, _mm512_set1_pd(c0));
-        _mm512_fmadd_pd(_mm512_mul_pd(power, f), tail, power)
+        _mm512_cvtpd_ps(_mm512_fmadd_pd(_mm512_mul_pd(power, f), tail, power))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use crate::cpu::simd::avx512::Avx512;
-    use crate::cpu::simd::{LANES, Simd};
+    use crate::cpu::simd::{LANES, LEAST_EXPONENT, Simd};
     use crate::math;
 
     /// Every so-manyth vector of numbers from −0 on, past where zero is all that is left, and what lies beyond.
@@ -105,8 +128,13 @@ mod tests {
         let Some(simd) = Avx512::detect() else { return };
         let agrees = |numbers: [f32; LANES]| {
             let mut found = [0.0; LANES];
-            simd.vectorize(|| simd.store(simd.exp_of_negative(simd.load(&numbers)), &mut found));
-            for (x, found) in numbers.into_iter().zip(found) {
+            // Of this only what is not below the least.
+            let mut in_place = numbers.map(|x| if x < LEAST_EXPONENT { LEAST_EXPONENT } else { x });
+            simd.vectorize(|| {
+                simd.store(simd.exp_of_negative(simd.load(&numbers)), &mut found);
+                simd.exponentials(&mut in_place);
+            });
+            for (x, found) in numbers.into_iter().zip(found).chain(numbers.into_iter().zip(in_place)) {
                 let expected = math::exp_of_negative(x);
                 assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "{x:e}: {found:e}");
             }

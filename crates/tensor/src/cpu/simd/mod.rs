@@ -87,6 +87,9 @@ pub(crate) const LANES: usize = 16;
 /// stop at the end of a page.
 pub(crate) const AHEAD: [usize; 2] = [768, 2048];
 
+/// Of this and of everything below the exponential is 0 in f32.
+pub(crate) const LEAST_EXPONENT: f32 = -200.0;
+
 /// A proof that the running CPU has an instruction set, and its operations.
 pub(crate) trait Simd: Copy + Send + Sync {
     /// Sixteen `f32` lanes.
@@ -314,6 +317,36 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn rounded(self, x: Self::F32) -> Self::F32 {
         self.nearest(x)
     }
+    /// Likewise of two vectors.
+    #[inline(always)]
+    fn both_rounded(self, [a, b]: [Self::F32; 2]) -> [Self::F32; 2] {
+        [self.rounded(a), self.rounded(b)]
+    }
+    /// The same numbers, subnormal ones as zero.
+    #[inline(always)]
+    fn flushed(self, x: Self::F32) -> Self::F32 {
+        let bits = self.bits(x);
+        let exponent = self.and(bits, self.splat_pairs(0x7F80_0000));
+        let normal = self.sub_bits(self.splat_pairs(0), self.min_bits(exponent, self.splat_pairs(1)));
+        self.with_bits(self.and(bits, normal))
+    }
+    /// The nearest bf16 to numbers that are not negative, subnormal ones as zero.
+    #[inline(always)]
+    fn nearest_normal(self, [a, b]: [Self::F32; 2]) -> [Self::F32; 2] {
+        [self.flushed(self.nearest(a)), self.flushed(self.nearest(b))]
+    }
+    /// `a * b`, or zero where `a` is less than `least`: some machines take a hundred times as long where a factor or the product is
+    /// subnormal, if only in one lane.
+    #[inline(always)]
+    fn mul_from(self, _least: Self::F32, a: Self::F32, b: Self::F32) -> Self::F32 {
+        self.mul(a, b)
+    }
+    /// [`fma`](Self::fma) of two numbers that are bf16, in several instructions where one would take longer if the sum was subnormal
+    /// or became so.
+    #[inline(always)]
+    fn fma_near_zero(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        self.fma(a, b, c)
+    }
     /// The nearest bf16 to numbers that are not negative, first sixteen and then as many more, as pairs; subnormal ones as zero
     /// if they are to be flushed.
     #[inline(always)]
@@ -353,6 +386,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
             *x = math::exp_of_negative(*x);
         }
         self.load(&lanes)
+    }
+    /// The same in place of numbers not below [`LEAST_EXPONENT`].
+    #[inline(always)]
+    fn exponentials(self, x: &mut [f32; LANES]) {
+        self.store(self.exp_of_negative(self.load(x)), x);
     }
     /// The powers of two that scales stand for.
     fn powers(self, scales: &BlockScales) -> Self::F32;
@@ -444,156 +482,4 @@ pub(crate) trait Words: Simd {
 }
 
 #[cfg(test)]
-mod tests {
-    use microscale_formats::{E2M3, E3M2, E4M3, E5M2, ElementFormat};
-
-    use super::codes::{GROUP, Line, QUADS, is_small_integer};
-    use super::*;
-
-    /// Lines of a step: all codes in order, and pseudo-random ones. Of each there are enough for either stride.
-    fn lines(bits: usize) -> Vec<Vec<Line>> {
-        let hash = |i: usize| (i as u32).wrapping_mul(0x9E37_79B9).rotate_left(11) as u8;
-        let byte = |seed: usize, i: usize| if seed < 2 { i as u8 } else { hash(i + 7919 * seed) };
-        let line = |seed: usize, l: usize| std::array::from_fn(|i| byte(seed, 64 * (l / [1, GROUP][seed % 2]) + i));
-        (0..32).map(|seed| (0..bits * GROUP).map(|l| line(seed, l)).collect()).collect()
-    }
-
-    /// Steps in these lines, side by side and apart by turns.
-    fn steps(lines: &[Vec<Line>]) -> impl Iterator<Item = StepCodes<'_>> {
-        lines.iter().zip([1, GROUP].into_iter().cycle()).map(|(lines, stride)| StepCodes { lines, stride })
-    }
-
-    fn lanes<S: Simd>(simd: S, pairs: [S::Pairs; 2]) -> [[u32; LANES]; 2] {
-        pairs.map(|pairs| {
-            let mut lanes = [0; LANES];
-            simd.store_pairs(pairs, &mut lanes);
-            lanes
-        })
-    }
-
-    fn floats_as_scalar<S: Simd, const BITS: usize>(simd: S, element: ElementFormat) {
-        let fraction_bits = element.mantissa_bits();
-        for step in steps(&lines(BITS)) {
-            for quad in 0..QUADS {
-                let found = simd.vectorize(|| {
-                    let floats = simd.floats_of_codes::<BITS>(fraction_bits, step, quad);
-                    floats.map(|floats| lanes(simd, floats.map(|x| simd.bits(x))))
-                });
-                let floats = scalar().floats_of_codes::<BITS>(fraction_bits, step, quad);
-                assert_eq!(found, floats.map(|floats| floats.map(|x| x.map(f32::to_bits))), "{element:?}, quad {quad}");
-            }
-        }
-    }
-
-    fn decodes_as_scalar<S: Simd, const BITS: usize>(simd: S, element: ElementFormat) {
-        let table = CodeTable::new(element);
-        for step in steps(&lines(BITS)) {
-            for quad in 0..QUADS {
-                let found = simd.vectorize(|| lanes(simd, simd.decode::<BITS>(&table, step, quad)));
-                assert_eq!(found, scalar().decode::<BITS>(&table, step, quad), "{element:?}, quad {quad}");
-            }
-        }
-    }
-
-    fn integers_as_scalar<S: IntegerProducts, const BITS: usize>(simd: S, element: ElementFormat) {
-        let table = CodeTable::new(element);
-        let sums = |sum: S::I32| {
-            let mut lanes = [0.0; LANES];
-            simd.store(simd.float(sum), &mut lanes);
-            lanes
-        };
-        for (seed, step) in steps(&lines(BITS)).enumerate() {
-            let x = (seed as u32 + 1).wrapping_mul(0x9E37_79B9);
-            // Of which products with any byte are small enough for all.
-            let bytes_x = u32::from_le_bytes(x.to_le_bytes().map(|x| (x.cast_signed() >> 1).cast_unsigned()));
-            // Both in 16 bits and moderate, as norms see to.
-            let few = x & 0x01FF_81FF;
-            for quad in 0..QUADS {
-                if let Some(bytes) = table.bytes.as_ref().filter(|_| is_small_integer(element)) {
-                    let expected = scalar().bytes::<BITS>(bytes, step, quad);
-                    let (found, sum) = simd.vectorize(|| {
-                        let (found, start) = (simd.bytes::<BITS>(bytes, step, quad), simd.start(-5));
-                        let short = simd.dot_bytes_short(bytes_x, found, simd.short(start));
-                        (
-                            lanes(simd, [found; 2])[0],
-                            [simd.dot_bytes(bytes_x, found, start), simd.long(short, start)].map(sums),
-                        )
-                    });
-                    let less = u32::from_ne_bytes([(BYTE_BIAS - simd.byte_bias(BITS)) as u8; 4]);
-                    let expected = expected.map(|bytes| bytes - less);
-                    assert_eq!(found, expected, "{element:?}, quad {quad}");
-                    let expected = scalar().dot_bytes(bytes_x, expected, [-5; LANES]);
-                    assert_eq!(sum, [scalar().float(expected); 2], "{element:?}, quad {quad}");
-                }
-                if let Some(integers) = &table.integers {
-                    let expected = scalar().integers::<BITS>(integers, step, quad);
-                    let (found, sum) = simd.vectorize(|| {
-                        let found = simd.integers::<BITS>(integers, step, quad);
-                        (lanes(simd, found), sums(simd.dot_integers(few, found[0], simd.start(7))))
-                    });
-                    assert_eq!(found, expected, "{element:?}, quad {quad}");
-                    let expected = scalar().dot_integers(few, expected[0], [7; LANES]);
-                    assert_eq!(sum, scalar().float(expected), "{element:?}, quad {quad}");
-                }
-            }
-        }
-    }
-
-    /// Every scale: the smallest, whose power is subnormal, and the one that is none.
-    #[test]
-    fn scales_are_the_same_everywhere() {
-        for first in (0..256).step_by(LANES) {
-            let scales: BlockScales = std::array::from_fn(|i| (first + i) as u8);
-            for isa in Isa::available() {
-                let mut powers = [0.0; LANES];
-                dispatch!(isa, simd => simd.vectorize(|| simd.store(simd.powers(&scales), &mut powers)));
-                let expected = scalar().powers(&scales).map(f32::to_bits);
-                assert_eq!(powers.map(f32::to_bits), expected, "{isa} from {first}");
-                dispatch!(isa, simd => simd.vectorize(|| simd.store(simd.normal_powers(&scales), &mut powers)));
-                let normal = scales.iter().zip(powers.iter().zip(&expected)).filter(|(s, _)| !matches!(s, 0 | 255));
-                normal.for_each(|(scale, (power, &bits))| assert_eq!(power.to_bits(), bits, "{isa}, {scale:?}"));
-            }
-        }
-    }
-
-    #[test]
-    fn codes_become_the_same_floats_everywhere() {
-        for element in [E2M3, E3M2, E4M3, E5M2] {
-            // Codes of numbers are their values over a power of two.
-            let power = 2f64.powi(codes::exponent_of_codes(element));
-            let number = |&code: &u8| u32::from(code) < 1 << element.bits() && element.decode(code).is_finite();
-            for code in (0..=u8::MAX).filter(number) {
-                let float = match element.bits() {
-                    6 => codes::float_of_code::<6>(element.mantissa_bits(), code),
-                    _ => codes::float_of_code::<8>(element.mantissa_bits(), code),
-                };
-                assert_eq!(f64::from(float) * power, f64::from(element.decode(code)), "{element:?}, {code}");
-            }
-            for isa in Isa::available() {
-                dispatch!(isa, simd => match element.bits() {
-                    6 => floats_as_scalar::<_, 6>(simd, element),
-                    _ => floats_as_scalar::<_, 8>(simd, element),
-                });
-            }
-        }
-    }
-
-    /// Every format, all of its codes: subnormal and special ones too.
-    #[test]
-    fn codes_become_the_same_everywhere() {
-        for element in ElementFormat::ALL {
-            for isa in Isa::available() {
-                dispatch!(isa, simd => match element.bits() {
-                    4 => decodes_as_scalar::<_, 4>(simd, element),
-                    6 => decodes_as_scalar::<_, 6>(simd, element),
-                    _ => decodes_as_scalar::<_, 8>(simd, element),
-                });
-                dispatch_integers!(isa, simd => match element.bits() {
-                    4 => integers_as_scalar::<_, 4>(simd, element),
-                    6 => integers_as_scalar::<_, 6>(simd, element),
-                    _ => integers_as_scalar::<_, 8>(simd, element),
-                }, {});
-            }
-        }
-    }
-}
+mod tests;
