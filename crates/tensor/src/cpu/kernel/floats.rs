@@ -77,18 +77,21 @@ pub(super) struct FloatTile<'a> {
     pub(super) rows: usize,
     /// What [`take_apart`] made of the tile, and then of those that come next.
     pub(super) floats: &'a [FloatRow],
+    /// Pairs of the last step of all.
+    pub(super) last_pairs: usize,
+    /// What they are before the first chunk does not matter.
     pub(super) totals: &'a mut Totals<2>,
     /// The sums of a chunk that has begun, where chunks may be longer than what is multiplied at a time.
     pub(super) sums: &'a mut Totals<2>,
 }
 
-/// Adds the products of a tile with a pair of panels over `steps` to its totals, a chunk of so many steps at a time. Rows
-/// and panels begin with the first of these steps.
+/// Adds the products of a tile with a pair of panels, or with the first if that stands alone, over `steps` to its totals, a chunk of
+/// so many steps at a time. Rows and panels begin with the first of these steps.
 #[inline(always)]
 pub(super) fn multiply_floats<S: Simd>(
     simd: S,
     mut tile: FloatTile<'_>,
-    w: &[FloatPanel<'_>; 2],
+    (w, alone): (&[FloatPanel<'_>; 2], bool),
     (steps, chunk): (Range<usize>, usize),
 ) {
     let scaled = !tile.x.is_unscaled() || w[0].scales.is_some();
@@ -96,12 +99,14 @@ pub(super) fn multiply_floats<S: Simd>(
     for (first, rows) in groups::<S>().take_while(|&(first, _)| first < end) {
         let span = (steps.clone(), chunk);
         match (rows, scaled) {
-            (HALF, true) => tile.add::<S, HALF, 2, true>(simd, first, (w, 0), span),
-            (HALF, false) => tile.add::<S, HALF, 2, false>(simd, first, (w, 0), span),
+            (HALF, true) if !alone => tile.add::<S, HALF, 2, true>(simd, first, (w, 0), span),
+            (HALF, false) if !alone => tile.add::<S, HALF, 2, false>(simd, first, (w, 0), span),
             _ => {
-                for p in 0..2 {
+                for p in 0..if alone { 1 } else { 2 } {
                     let (w, span) = ((std::array::from_ref(&w[p]), p), span.clone());
                     match (rows, scaled) {
+                        (HALF, true) => tile.add::<S, HALF, 1, true>(simd, first, w, span),
+                        (HALF, false) => tile.add::<S, HALF, 1, false>(simd, first, w, span),
                         (FEWER, true) => tile.add::<S, FEWER, 1, true>(simd, first, w, span),
                         (FEWER, false) => tile.add::<S, FEWER, 1, false>(simd, first, w, span),
                         (_, true) => tile.add::<S, { TILE % FEWER }, 1, true>(simd, first, w, span),
@@ -154,7 +159,11 @@ impl FloatTile<'_> {
                         |line| simd.fetch(line),
                     );
                 }
-                add_step(simd, &x[step], &outputs, &mut sums);
+                if steps.start + step + 1 < self.x.steps().len() || self.last_pairs == LANES {
+                    add_step(simd, &x[step], &outputs, 0..LANES, &mut sums);
+                } else {
+                    add_step(simd, &x[step], &outputs, 0..self.last_pairs, &mut sums);
+                }
             }
             if last == end || last == self.x.steps().len() {
                 self.add_scaled::<S, R, P, SCALED>(simd, (row, panel), &sums, (w, steps.start), begin);
@@ -186,7 +195,7 @@ impl FloatTile<'_> {
             };
             for r in 0..R {
                 let to = &mut self.totals.0[row + r][panel + p];
-                let total = simd.load(to);
+                let total = if first == 0 { simd.splat(0.0) } else { simd.load(to) };
                 let total = if SCALED {
                     let power = simd.mul(w, simd.splat(self.x.power(first * STEP, row + r)));
                     simd.fma(sums[r][p], power, total)
@@ -204,9 +213,10 @@ fn add_step<S: Simd, const R: usize, const P: usize>(
     simd: S,
     rows: &[FloatRow; R],
     outputs: &[&FloatStep; P],
+    pairs: Range<usize>,
     sums: &mut [[S::F32; P]; R],
 ) {
-    for pair in 0..LANES {
+    for pair in pairs {
         for half in 0..2 {
             let mut w = [simd.splat(0.0); P];
             for p in 0..P {

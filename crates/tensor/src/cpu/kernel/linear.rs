@@ -292,7 +292,7 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Both panels of a pair. The last panel may stand alone: then it is computed twice.
+    /// Both panels of a pair. The last panel may stand alone: then it is both.
     fn both(&self, pair: usize) -> [usize; 2] {
         [2 * pair, (2 * pair + 1).min(self.w.count() - 1)]
     }
@@ -383,21 +383,19 @@ impl<'a> Product<'a> {
             take_apart(simd, x, steps.clone(), floats);
         }
         let chunk = self.chunk / STEP;
+        let last_pairs = (self.k - 1) % STEP / 2 + 1;
         let mut whole = Totals::ZERO;
         sums.resize(if chunk * STEP > FLOAT_ELEMENTS { totals.len() } else { 0 }, Totals::ZERO);
         for (pair, at) in pairs.zip((0..totals.len()).step_by(tiles.len())) {
             let both = self.both(pair);
+            let alone = both[0] == both[1];
             let first = self.w.float_panel(simd, both[0], steps.clone(), first);
-            let w = [first, self.w.float_panel(simd, both[1], steps.clone(), second)];
+            let w = [first, if alone { first } else { self.w.float_panel(simd, both[1], steps.clone(), second) }];
             for (t, (x, _)) in tiles.iter().enumerate() {
-                let totals = &mut totals[at + t];
-                if span.start == 0 {
-                    *totals = Totals::ZERO;
-                }
-                let floats = &floats[t * taken..];
+                let (floats, totals) = (&floats[t * taken..], &mut totals[at + t]);
                 let sums = sums.get_mut(at + t).unwrap_or(&mut whole);
-                let tile = FloatTile { x, rows: rows - t * TILE, floats, totals, sums };
-                multiply_floats(simd, tile, &w, (steps.clone(), chunk));
+                let tile = FloatTile { x, rows: rows - t * TILE, floats, last_pairs, totals, sums };
+                multiply_floats(simd, tile, (&w, alone), (steps.clone(), chunk));
             }
         }
     }

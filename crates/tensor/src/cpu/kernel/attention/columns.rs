@@ -103,8 +103,8 @@ impl Columns {
         }
     }
 
-    /// The scores of every token up to the last one seen, and on to the end of its panel; what a query does not see is −∞. Answers
-    /// with every query's largest and smallest.
+    /// The scores of every token up to the last one seen, and of a few more; what a query does not see is −∞. Answers with how far
+    /// those of every query reach.
     #[inline(always)]
     fn scores<S: Simd, const D: usize>(
         &mut self,
@@ -126,10 +126,12 @@ impl Columns {
         let root = simd.splat(root);
         let mut range = Range { largest: simd.splat(f32::NEG_INFINITY), bits: simd.splat_pairs(0) };
         let first_position = queries.positions[0];
-        let panels = (queries.last() + 1).div_ceil(PANEL);
+        let tokens = queries.last() + 1;
         let keys = self.keys.as_chunks::<D>().0;
-        for ((panel, keys), to) in keys[..panels].iter().enumerate().zip(self.scores.as_chunks_mut::<PANEL>().0) {
-            for half in 0..PANEL / HALF {
+        for ((panel, keys), to) in
+            keys[..tokens.div_ceil(PANEL)].iter().enumerate().zip(self.scores.as_chunks_mut::<PANEL>().0)
+        {
+            for half in 0..(tokens - panel * PANEL).div_ceil(HALF).min(PANEL / HALF) {
                 let mut sums = [simd.splat(0.0); HALF];
                 for pair in 0..D / 2 {
                     for d in [2 * pair + 1, 2 * pair] {
@@ -160,19 +162,22 @@ impl Columns {
         range
     }
 
-    /// The exponentials of all scores over the largest, in place, and their sums, in softmax's order.
+    /// The exponentials of all tokens' scores over the largest, in place, and their sums, in softmax's order.
     #[inline(always)]
     fn exponentials<S: Simd>(&mut self, simd: S, tokens: usize, largest: S::F32) -> S::F32 {
         let mut sums = [simd.splat(0.0); LANES];
-        for scores in &mut self.scores.as_chunks_mut::<LANES>().0[..tokens.div_ceil(LANES)] {
-            for scores in &mut *scores {
+        let groups = &mut self.scores.as_chunks_mut::<LANES>().0[..tokens.div_ceil(LANES)];
+        for (group, scores) in groups.iter_mut().enumerate() {
+            let (some, rest) = scores.split_at_mut(LANES.min(tokens - group * LANES));
+            for scores in &mut *some {
                 let below = simd.sub(simd.load(&scores.0), largest);
                 // NaN remain.
                 simd.store(simd.max(simd.splat(LEAST_EXPONENT), below), &mut scores.0);
             }
-            for scores in &mut *scores {
+            for scores in some {
                 simd.exponentials(&mut scores.0);
             }
+            rest.fill(Column([0.0; TILE]));
             for lane in 0..LANES {
                 sums[lane] = simd.add(sums[lane], simd.load(&scores[lane].0));
             }
