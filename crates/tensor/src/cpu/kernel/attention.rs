@@ -2,6 +2,7 @@
 
 mod columns;
 mod mix;
+mod queries;
 
 use std::ops::Range;
 
@@ -24,6 +25,7 @@ use crate::spare::{Reusable, Spare, capacity};
 use crate::{Attention, BlockFormat, Matrix};
 use columns::Columns;
 use mix::{Mix, OwnBlock};
+use queries::Queries;
 
 /// Scores that a task of many has.
 const TASK_SCORES: usize = 16 << 10;
@@ -175,52 +177,6 @@ impl Reusable for Workspace {
     fn capacity(&self) -> usize {
         let Workspace { queries, scores, weights, columns, .. } = self;
         queries.capacity() + capacity(scores) + weights.capacity() + columns.capacity()
-    }
-}
-
-/// A tile of queries: all query heads of one token, then those of the next, or one of them of several tokens.
-struct Queries {
-    rows: usize,
-    /// By row, the position of its token.
-    positions: [usize; TILE],
-    /// By row, which of the group's heads it is.
-    heads: [usize; TILE],
-}
-
-impl Queries {
-    /// The tile that begins with the given head of the token at `position`.
-    #[inline(always)]
-    fn new(rows: usize, (mut position, mut head): (usize, usize), group: usize) -> Queries {
-        let mut queries = Queries { rows, positions: [0; TILE], heads: [0; TILE] };
-        for (to, to_head) in queries.positions.iter_mut().zip(&mut queries.heads) {
-            (*to, *to_head) = (position, head);
-            head += 1;
-            if head == group {
-                (position, head) = (position + 1, 0);
-            }
-        }
-        queries
-    }
-
-    /// A whole tile of one head's queries, of tokens from this position on.
-    #[inline(always)]
-    fn of_head(position: usize, head: usize) -> Queries {
-        let mut positions = [position; TILE];
-        for (row, position) in positions.iter_mut().enumerate() {
-            *position += row;
-        }
-        Queries { rows: TILE, positions, heads: [head; TILE] }
-    }
-
-    /// The position of the last row's token.
-    fn last(&self) -> usize {
-        self.positions[self.rows - 1]
-    }
-
-    /// How many rows, from the first on, come before a token.
-    #[inline(always)]
-    fn before(&self, token: usize) -> usize {
-        self.positions.iter().take_while(|&&position| position < token).count()
     }
 }
 
