@@ -159,6 +159,7 @@ impl FloatTile<'_> {
                         |line| simd.fetch(line),
                     );
                 }
+                // Of whole steps the compiler knows the length.
                 if steps.start + step + 1 < self.x.steps().len() || self.last_pairs == LANES {
                     add_step(simd, &x[step], &outputs, 0..LANES, &mut sums);
                 } else {

@@ -60,21 +60,38 @@ pub(in crate::cpu) fn softmax<S: Simd>(simd: S, rows: &mut [f32], stride: usize,
     )
 }
 
+/// Lanes of one kind, then as many of another: a window of sixteen holds some of either.
+type Ends = [u32; 2 * LANES];
+
 /// The first of the lanes, then numbers whose exponential is the zero that adds nothing.
 #[inline(always)]
 fn up_to<S: Simd>(simd: S, x: S::F32, lanes: usize) -> S::F32 {
-    const ENDS: usize = 2 * LANES - 1;
-    static KEPT: [u32; ENDS] = ends(u32::MAX, 0);
-    static OTHERS: [u32; ENDS] = ends(0, f32::NEG_INFINITY.to_bits());
-    let window = |of: &'static [u32; ENDS]| of[LANES - lanes..].first_chunk().expect("as many as there are lanes");
-    simd.with_bits(simd.or(simd.and(simd.bits(x), simd.load_pairs(window(&KEPT))), simd.load_pairs(window(&OTHERS))))
+    static KEPT: Ends = ends(u32::MAX, 0);
+    static OTHERS: Ends = ends(0, f32::NEG_INFINITY.to_bits());
+    kept(simd, x, [&KEPT, &OTHERS], lanes)
 }
 
-/// All lanes of one kind, and of another all but one.
-const fn ends<const N: usize>(first: u32, then: u32) -> [u32; N] {
-    let mut ends = [first; N];
+/// Such numbers in the first of the lanes, then the others.
+#[inline(always)]
+pub(super) fn from_lane<S: Simd>(simd: S, x: S::F32, lane: usize) -> S::F32 {
+    static KEPT: Ends = ends(0, u32::MAX);
+    static OTHERS: Ends = ends(f32::NEG_INFINITY.to_bits(), 0);
+    kept(simd, x, [&KEPT, &OTHERS], lane)
+}
+
+/// What is kept of the lanes, and what stands in place of others, the first kind having so many of them.
+#[inline(always)]
+fn kept<S: Simd>(simd: S, x: S::F32, ends: [&'static Ends; 2], lanes: usize) -> S::F32 {
+    let window = |of: &'static Ends| of[LANES - lanes..].first_chunk().expect("as many as there are lanes");
+    let [kept, others] = [simd.load_pairs(window(ends[0])), simd.load_pairs(window(ends[1]))];
+    simd.with_bits(simd.or(simd.and(simd.bits(x), kept), others))
+}
+
+/// Sixteen of each.
+const fn ends(first: u32, then: u32) -> Ends {
+    let mut ends = [first; 2 * LANES];
     let mut lane = LANES;
-    while lane < N {
+    while lane < ends.len() {
         ends[lane] = then;
         lane += 1;
     }

@@ -106,7 +106,7 @@ pub(super) use avx512_methods;
 
 /// The first eight lanes and the others in f64.
 #[inline(always)]
-fn widened(x: __m512) -> [__m512d; 2] {
+pub(super) fn widened(x: __m512) -> [__m512d; 2] {
     // SAFETY: called with a proof of AVX-512 at hand only.
     unsafe { [_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x))] }
 }

@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 use std::f64::consts::LOG2_E;
 
+use super::avx512::widened;
 use super::{LANES, LEAST_EXPONENT};
 use crate::math::SHIFT;
 
@@ -60,10 +61,8 @@ pub(super) unsafe fn exp_of_negative(x: __m512) -> __m512 {
     // SAFETY: the caller's.
     unsafe {
         // Of two numbers of which one is NaN the machine takes the second.
-        let (x, powers) = (_mm512_max_ps(_mm512_set1_ps(LEAST_EXPONENT), x), powers());
-        let first = exp(_mm512_cvtps_pd(_mm512_castps512_ps256(x)), powers);
-        let second = exp(_mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x)), powers);
-        _mm512_insertf32x8::<1>(_mm512_castps256_ps512(first), second)
+        let ([first, second], powers) = (widened(_mm512_max_ps(_mm512_set1_ps(LEAST_EXPONENT), x)), powers());
+        _mm512_insertf32x8::<1>(_mm512_castps256_ps512(exp(first, powers)), exp(second, powers))
     }
 }
 

@@ -13,6 +13,7 @@ use half::bf16;
 use super::super::cache::Head;
 use super::super::product::{HALF, halves};
 use super::super::sides::{PANEL, STEP, TILE};
+use super::super::softmax::from_lane;
 use super::Task;
 use super::queries::Queries;
 use crate::cpu::simd::{LANES, LEAST_EXPONENT, Simd};
@@ -84,11 +85,11 @@ impl Columns {
     ) {
         const { assert!(D.is_multiple_of(2) && D <= LANES) };
         let tokens = queries.last() + 1;
-        let range = self.scores::<S, D>(simd, (task, queries), root);
+        let reach = self.scores::<S, D>(simd, (task, queries), root);
         let mut sums = [0.0; TILE];
-        simd.store(self.exponentials(simd, tokens, range.largest), &mut sums);
+        simd.store(self.exponentials(simd, tokens, reach.largest), &mut sums);
         let weights = Weights::new(simd, &sums);
-        let results = if weights.are_normal(simd, &range) {
+        let results = if weights.are_normal(simd, &reach) {
             self.mix::<S, D, false>(simd, tokens, &weights)
         } else {
             self.mix::<S, D, true>(simd, tokens, &weights)
@@ -112,7 +113,7 @@ impl Columns {
         simd: S,
         (task, queries): (&Task<'_>, &Queries),
         root: f32,
-    ) -> Range<S> {
+    ) -> Reach<S> {
         let mut columns = [[0; TILE]; D];
         for row in 0..queries.rows {
             for (pair, values) in task.query(queries, row).as_chunks::<2>().0.iter().take(D / 2).enumerate() {
@@ -125,7 +126,7 @@ impl Columns {
             [q[2 * pair], q[2 * pair + 1]] = halves::<S, true>(simd, simd.load_pairs(&columns[pair]));
         }
         let root = simd.splat(root);
-        let mut range = Range { largest: simd.splat(f32::NEG_INFINITY), bits: simd.splat_pairs(0) };
+        let mut reach = Reach { largest: simd.splat(f32::NEG_INFINITY), bits: simd.splat_pairs(0) };
         let first_position = queries.positions[0];
         let tokens = queries.last() + 1;
         let keys = self.keys.as_chunks::<D>().0;
@@ -145,22 +146,22 @@ impl Columns {
                     let products = simd.both_rounded(*pair);
                     *pair = simd.both_rounded([simd.mul(products[0], root), simd.mul(products[1], root)]);
                     for score in pair {
-                        range.bits = simd.max_bits(simd.bits(*score), range.bits);
+                        reach.bits = simd.max_bits(simd.bits(*score), reach.bits);
                     }
                 }
                 let first = panel * PANEL + half * HALF;
                 if first + HALF > first_position + 1 {
                     for key in 0..HALF {
-                        sums[key] = from_lane(simd, queries.before(first + key), sums[key]);
+                        sums[key] = from_lane(simd, sums[key], queries.before(first + key));
                     }
                 }
                 for key in 0..HALF {
-                    range.largest = simd.max(sums[key], range.largest);
+                    reach.largest = simd.max(sums[key], reach.largest);
                     simd.store(sums[key], &mut to[half * HALF + key].0);
                 }
             }
         }
-        range
+        reach
     }
 
     /// The exponentials of all tokens' scores over the largest, in place, and their sums, in softmax's order.
@@ -229,7 +230,7 @@ impl Columns {
 }
 
 /// How far the scores of each query reach.
-struct Range<S: Simd> {
+struct Reach<S: Simd> {
     /// NaN left out.
     largest: S::F32,
     /// The largest as bits: that is the smallest negative one, if there are such.
@@ -255,16 +256,16 @@ impl<S: Simd> Weights<S> {
         Weights { reciprocals: simd.load(&reciprocals), least: simd.load(&least) }
     }
 
-    /// Whether all of scores in this range, but those of what is not seen, are more than [`TINY`].
+    /// Whether all of scores that reach so far, but those of what is not seen, are more than [`TINY`].
     #[inline(always)]
-    fn are_normal(&self, simd: S, range: &Range<S>) -> bool {
+    fn are_normal(&self, simd: S, reach: &Reach<S>) -> bool {
         let mut smallest = [0; TILE];
-        simd.store_pairs(range.bits, &mut smallest);
+        simd.store_pairs(reach.bits, &mut smallest);
         let smallest = smallest.map(
             #[inline(always)]
             |bits| f32::from_bits(bits).min(0.0),
         );
-        let exponentials = simd.exp_of_negative(simd.sub(simd.load(&smallest), range.largest));
+        let exponentials = simd.exp_of_negative(simd.sub(simd.load(&smallest), reach.largest));
         let mut weights = [0.0; TILE];
         simd.store(simd.mul_from(self.least, exponentials, self.reciprocals), &mut weights);
         // No NaN is.
@@ -307,28 +308,4 @@ impl NearZero {
         self.0 = (self.0 | tiny) & !more;
         may
     }
-}
-
-/// The lanes from one on, −∞ in those before.
-#[inline(always)]
-fn from_lane<S: Simd>(simd: S, lane: usize, x: S::F32) -> S::F32 {
-    static KEPT: [[u32; LANES]; LANES + 1] = lanes_from(0, u32::MAX);
-    static OTHERS: [[u32; LANES]; LANES + 1] = lanes_from(f32::NEG_INFINITY.to_bits(), 0);
-    let [kept, others] = [&KEPT[lane], &OTHERS[lane]];
-    simd.with_bits(simd.or(simd.and(simd.bits(x), simd.load_pairs(kept)), simd.load_pairs(others)))
-}
-
-/// By number, so many lanes of one kind and all others of another.
-const fn lanes_from(before: u32, from: u32) -> [[u32; LANES]; LANES + 1] {
-    let mut lanes = [[from; LANES]; LANES + 1];
-    let mut number = 0;
-    while number <= LANES {
-        let mut lane = 0;
-        while lane < number {
-            lanes[number][lane] = before;
-            lane += 1;
-        }
-        number += 1;
-    }
-    lanes
 }
