@@ -23,6 +23,9 @@ use crate::spare::capacity;
 /// 2^-123. Times a value that is not small a normal number.
 const TINY: f32 = f32::from_bits((127 - 123) << 23);
 
+/// Pairs of tokens of which it is asked at once whether any weight is tiny.
+const GROUP: usize = 8;
+
 /// The keys and values of a head, and the scores of a tile.
 #[derive(Default)]
 pub(super) struct Columns {
@@ -207,18 +210,22 @@ impl Columns {
         let chunks = scores[..pairs].chunks(PLAIN_CHUNK / 2).zip(values[..pairs].chunks(PLAIN_CHUNK / 2));
         for (scores, values) in chunks {
             let mut sums = [simd.splat(0.0); D];
-            for (exponentials, values) in scores.iter().zip(values) {
-                let [even, odd] = weights.of::<CAREFUL>(simd, exponentials);
-                if CAREFUL && near_zero.with(simd, [even, odd]) {
-                    for d in 0..D {
-                        let sum = simd.fma_near_zero(odd, simd.splat(values[1][d]), sums[d]);
-                        sums[d] = simd.fma_near_zero(even, simd.splat(values[0][d]), sum);
+            let some = if CAREFUL { GROUP } else { PLAIN_CHUNK / 2 };
+            for (scores, values) in scores.chunks(some).zip(values.chunks(some)) {
+                let careful = CAREFUL && near_zero.may_come(simd, weights, scores);
+                for (exponentials, values) in scores.iter().zip(values) {
+                    let [even, odd] = weights.of::<CAREFUL>(simd, exponentials);
+                    if careful && near_zero.with(simd, [even, odd]) {
+                        for d in 0..D {
+                            let sum = simd.fma_near_zero(odd, simd.splat(values[1][d]), sums[d]);
+                            sums[d] = simd.fma_near_zero(even, simd.splat(values[0][d]), sum);
+                        }
+                        continue;
                     }
-                    continue;
-                }
-                for d in 0..D {
-                    let sum = simd.fma(odd, simd.splat(values[1][d]), sums[d]);
-                    sums[d] = simd.fma(even, simd.splat(values[0][d]), sum);
+                    for d in 0..D {
+                        let sum = simd.fma(odd, simd.splat(values[1][d]), sums[d]);
+                        sums[d] = simd.fma(even, simd.splat(values[0][d]), sum);
+                    }
                 }
             }
             for d in 0..D {
@@ -294,6 +301,27 @@ impl<S: Simd> Weights<S> {
 struct NearZero(u16);
 
 impl NearZero {
+    /// Whether [`with`](Self::with) may say so of any two tokens of some; if not, it need not be told of them: none of their
+    /// weights is tiny, and queries that are here have none.
+    #[inline(always)]
+    fn may_come<S: Simd>(&self, simd: S, weights: &Weights<S>, exponentials: &[[Column; 2]]) -> bool {
+        let Weights { least, reciprocals } = *weights;
+        let (zero, mut above_least, mut largest) = (simd.bits(least), simd.splat_pairs(u32::MAX), simd.splat_pairs(0));
+        for column in exponentials.as_flattened() {
+            let bits = simd.bits(simd.load(&column.0));
+            // What is below the least wraps, to above all others.
+            above_least = simd.min_bits(simd.sub_bits(bits, zero), above_least);
+            largest = simd.max_bits(bits, largest);
+        }
+        let mut lanes = [[0.0; LANES]; 2];
+        for (bits, lanes) in [simd.add_bits(above_least, zero), largest].into_iter().zip(&mut lanes) {
+            simd.store(simd.mul_from(least, simd.with_bits(bits), reciprocals), lanes);
+        }
+        // Not yet rounded, so with a margin.
+        let tiny = simd.above(&lanes[0], 0.0) & !simd.above(&lanes[0], 2.0 * TINY);
+        (tiny | self.0 & simd.above(&lanes[1], 0.0)) != 0
+    }
+
     /// Whether any query's result may be so before or after two more tokens of these weights are added.
     #[inline(always)]
     fn with<S: Simd>(&mut self, simd: S, weights: [S::F32; 2]) -> bool {
