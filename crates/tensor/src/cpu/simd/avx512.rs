@@ -10,7 +10,8 @@ use half::bf16;
 
 use super::avx2::prefetch_ahead;
 use super::codes::{BlockScales, ByteTable, CodeTable, IntegerTable, StepCodes};
-use super::{IntegerProducts, LANES, Simd, exponential};
+use super::machine::gathers_are_fast;
+use super::{ExponentialTable, IntegerProducts, LANES, Simd, exponential};
 use decoding::fours;
 pub(super) use decoding::interleave;
 
@@ -85,8 +86,13 @@ macro_rules! avx512_methods {
             fn powers(scales: &BlockScales) -> __m512;
             fn exp_of_negative(x: __m512) -> __m512;
             fn exponentials(x: &mut [f32; LANES]);
+            fn exponentials_of(table: &ExponentialTable, x: &[f32; LANES], by: &[f64; LANES]) -> __m512;
             fn mul_from(least: __m512, a: __m512, b: __m512) -> __m512;
             fn fma_near_zero(a: __m512, b: __m512, c: __m512) -> __m512;
+        }
+        #[inline(always)]
+        fn exponential_table(self) -> Option<&'static ExponentialTable> {
+            self.0.exponential_table()
         }
         #[inline(always)]
         fn pack_pairs<const BITS: usize>(self, pairs: __m512i, to: &mut [u8]) {
@@ -400,6 +406,15 @@ impl Simd for Avx512 {
     fn exponentials(self, x: &mut [f32; LANES]) {
         // SAFETY: `self` proves AVX-512.
         unsafe { exponential::exponentials(x) }
+    }
+    #[inline(always)]
+    fn exponential_table(self) -> Option<&'static ExponentialTable> {
+        gathers_are_fast().then(ExponentialTable::get)
+    }
+    #[inline(always)]
+    fn exponentials_of(self, table: &ExponentialTable, x: &[f32; LANES], by: &[f64; LANES]) -> __m512 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { exponential::looked_up(table, x, by) }
     }
     #[inline(always)]
     fn mul_from(self, least: __m512, a: __m512, b: __m512) -> __m512 {

@@ -1,4 +1,4 @@
-//! The exponential of softmax in AVX-512's registers, which hold a table of sixteen powers.
+//! The exponential of softmax in AVX-512's registers, which hold a table of sixteen powers; and gathered from the large table.
 
 #![allow(unsafe_code, reason = "vector intrinsics")]
 
@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::f64::consts::LOG2_E;
 
 use super::avx512::widened;
-use super::{LANES, LEAST_EXPONENT};
+use super::{ExponentialTable, LANES, LEAST_EXPONENT};
 use crate::math::SHIFT;
 
 /// Parts of a power of two that the table tells apart.
@@ -116,10 +116,28 @@ unsafe fn exp(x: __m512d, [low, high]: [__m512d; 2]) -> __m256 {
     }
 }
 
+/// Exponentials of bf16 numbers from the table, each times another.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+pub(super) unsafe fn looked_up(table: &ExponentialTable, x: &[f32; LANES], by: &[f64; LANES]) -> __m512 {
+    let entries = table.entries().as_ptr();
+    // SAFETY: the caller's; sixteen numbers each are loaded, and there is an entry for all of 16 bits.
+    unsafe {
+        let numbers = _mm512_srli_epi32::<16>(_mm512_loadu_si512(x.as_ptr().cast()));
+        let first = _mm512_i32gather_pd::<8>(_mm512_castsi512_si256(numbers), entries);
+        let second = _mm512_i32gather_pd::<8>(_mm512_extracti32x8_epi32::<1>(numbers), entries);
+        let first = _mm512_cvtpd_ps(_mm512_mul_pd(first, _mm512_loadu_pd(by.as_ptr())));
+        let second = _mm512_cvtpd_ps(_mm512_mul_pd(second, _mm512_loadu_pd(by.as_ptr().add(LANES / 2))));
+        _mm512_insertf32x8::<1>(_mm512_castps256_ps512(first), second)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::cpu::simd::avx512::Avx512;
-    use crate::cpu::simd::{LANES, LEAST_EXPONENT, Simd};
+    use crate::cpu::simd::{ExponentialTable, LANES, LEAST_EXPONENT, Simd, scalar};
     use crate::math;
 
     /// Every so-manyth vector of numbers from −0 on, past where zero is all that is left, and what lies beyond.
@@ -143,6 +161,21 @@ mod tests {
         }
         let beyond = [-110.0, -200.0, -1e30, f32::NEG_INFINITY, f32::MIN, f32::NAN, -f32::NAN, 0.0];
         agrees(std::array::from_fn(|i| beyond[i % 8]));
+    }
+
+    #[test]
+    fn gathered_are_those_of_the_table() {
+        let Some(simd) = Avx512::detect() else { return };
+        let table = ExponentialTable::get();
+        for bits in (0..1u32 << 16).step_by(LANES) {
+            let x: [f32; LANES] = std::array::from_fn(|i| f32::from_bits((bits + i as u32) << 16));
+            let by = table.of_negated(&x.map(|x| -1.5 - x / 3.0));
+            let (mut found, mut expected) = ([0.0; LANES], [0.0; LANES]);
+            simd.vectorize(|| simd.store(simd.exponentials_of(table, &x, &by), &mut found));
+            scalar().store(scalar().exponentials_of(table, &x, &by), &mut expected);
+            let same = |(found, expected): (&f32, &f32)| found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+            assert!(found.iter().zip(&expected).all(same), "{x:?}: {found:?}, not {expected:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use super::Isa;
 use super::codes::GROUP;
+use super::tiles::Tiles;
 
 /// Whether AMD made the CPU.
 static IS_AMD: LazyLock<bool> = LazyLock::new(|| {
@@ -35,4 +36,11 @@ pub(crate) fn code_stride(isa: Isa) -> usize {
 /// as long for it as for one of those, AMD's Zen 4 as long.
 pub(super) fn pairs_are_slow() -> bool {
     !*IS_AMD
+}
+
+/// Whether a vector of look-ups takes much less time than as many of them one by one. It does on an Intel Xeon with AMX, and not on
+/// AMD's machines; older ones of Intel must wait at every gather for the sake of security.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX-512 gathers"))]
+pub(super) fn gathers_are_fast() -> bool {
+    !*IS_AMD && Tiles::detect().is_some()
 }

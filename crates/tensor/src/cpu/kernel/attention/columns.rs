@@ -16,7 +16,7 @@ use super::super::sides::{PANEL, STEP, TILE};
 use super::super::softmax::from_lane;
 use super::Task;
 use super::queries::Queries;
-use crate::cpu::simd::{LANES, LEAST_EXPONENT, Simd};
+use crate::cpu::simd::{ExponentialTable, LANES, LEAST_EXPONENT, Simd};
 use crate::reference::PLAIN_CHUNK;
 use crate::spare::capacity;
 
@@ -170,17 +170,28 @@ impl Columns {
     /// The exponentials of all tokens' scores over the largest, in place, and their sums, in softmax's order.
     #[inline(always)]
     fn exponentials<S: Simd>(&mut self, simd: S, tokens: usize, largest: S::F32) -> S::F32 {
+        let table = simd.exponential_table();
+        let (mut lanes, mut found) = ([0.0; LANES], [Column([0.0; TILE]); LANES]);
+        simd.store(largest, &mut lanes);
+        let by = table.map_or([0.0; LANES], |table| table.of_negated(&lanes));
         let mut sums = [simd.splat(0.0); LANES];
         let groups = &mut self.scores.as_chunks_mut::<LANES>().0[..tokens.div_ceil(LANES)];
         for (group, scores) in groups.iter_mut().enumerate() {
             let (some, rest) = scores.split_at_mut(LANES.min(tokens - group * LANES));
-            for scores in &mut *some {
-                let below = simd.sub(simd.load(&scores.0), largest);
-                // NaN remain.
-                simd.store(simd.max(simd.splat(LEAST_EXPONENT), below), &mut scores.0);
-            }
-            for scores in some {
-                simd.exponentials(&mut scores.0);
+            let found = &mut found[..some.len()];
+            if let Some(table) = table
+                && looked_up(simd, table, some, &by, found)
+            {
+                some.copy_from_slice(found);
+            } else {
+                for scores in &mut *some {
+                    let below = simd.sub(simd.load(&scores.0), largest);
+                    // NaN remain.
+                    simd.store(simd.max(simd.splat(LEAST_EXPONENT), below), &mut scores.0);
+                }
+                for scores in some {
+                    simd.exponentials(&mut scores.0);
+                }
             }
             rest.fill(Column([0.0; TILE]));
             for lane in 0..LANES {
@@ -206,10 +217,10 @@ impl Columns {
         let (scores, values) = (self.scores.as_chunks::<2>().0, self.values.as_chunks::<D>().0.as_chunks::<2>().0);
         let pairs = tokens.div_ceil(2);
         let mut totals = [simd.splat(0.0); D];
-        let mut near_zero = NearZero::default();
         let chunks = scores[..pairs].chunks(PLAIN_CHUNK / 2).zip(values[..pairs].chunks(PLAIN_CHUNK / 2));
         for (scores, values) in chunks {
             let mut sums = [simd.splat(0.0); D];
+            let mut near_zero = NearZero::default();
             let some = if CAREFUL { GROUP } else { PLAIN_CHUNK / 2 };
             for (scores, values) in scores.chunks(some).zip(values.chunks(some)) {
                 let careful = CAREFUL && near_zero.may_come(simd, weights, scores);
@@ -234,6 +245,25 @@ impl Columns {
         }
         totals
     }
+}
+
+/// The exponentials of scores over the largest, the exponential of which negated is `by`; whether they could be looked up.
+#[inline(always)]
+fn looked_up<S: Simd>(
+    simd: S,
+    table: &ExponentialTable,
+    scores: &[Column],
+    by: &[f64; TILE],
+    to: &mut [Column],
+) -> bool {
+    let mut largest = simd.splat_pairs(0);
+    for (scores, to) in scores.iter().zip(to) {
+        let exponentials = simd.exponentials_of(table, &scores.0, by);
+        simd.store(exponentials, &mut to.0);
+        largest = simd.max_bits(simd.bits(exponentials), largest);
+    }
+    // As bits, infinity and NaN are larger than any number from 0 to 1.
+    !simd.exceeds(largest, 1f32.to_bits())
 }
 
 /// How far the scores of each query reach.
@@ -296,15 +326,19 @@ impl<S: Simd> Weights<S> {
     }
 }
 
-/// The queries whose results so far may be subnormal: some weights were tiny, and none more than that.
+/// Which queries' sums may be subnormal.
 #[derive(Default)]
-struct NearZero(u16);
+struct NearZero {
+    /// Some weights were tiny, and none more than that.
+    tiny: u16,
+    /// Some were more.
+    more: u16,
+}
 
 impl NearZero {
-    /// Whether [`with`](Self::with) may say so of any two tokens of some; if not, it need not be told of them: none of their
-    /// weights is tiny, and queries that are here have none.
+    /// Whether [`with`](Self::with) may say so of any two tokens of some; if not, it need not be told of them.
     #[inline(always)]
-    fn may_come<S: Simd>(&self, simd: S, weights: &Weights<S>, exponentials: &[[Column; 2]]) -> bool {
+    fn may_come<S: Simd>(&mut self, simd: S, weights: &Weights<S>, exponentials: &[[Column; 2]]) -> bool {
         let Weights { least, reciprocals } = *weights;
         let (zero, mut above_least, mut largest) = (simd.bits(least), simd.splat_pairs(u32::MAX), simd.splat_pairs(0));
         for column in exponentials.as_flattened() {
@@ -319,10 +353,14 @@ impl NearZero {
         }
         // Not yet rounded, so with a margin.
         let tiny = simd.above(&lanes[0], 0.0) & !simd.above(&lanes[0], 2.0 * TINY);
-        (tiny | self.0 & simd.above(&lanes[1], 0.0)) != 0
+        let may = (tiny & !self.more | self.tiny & simd.above(&lanes[1], 0.0)) != 0;
+        if !may {
+            self.more |= simd.above(&lanes[1], 2.0 * TINY);
+        }
+        may
     }
 
-    /// Whether any query's result may be so before or after two more tokens of these weights are added.
+    /// Whether any query's sums may be so before or after two more tokens of these weights are added.
     #[inline(always)]
     fn with<S: Simd>(&mut self, simd: S, weights: [S::F32; 2]) -> bool {
         let (mut some, mut more, mut tiny) = (0, 0, 0);
@@ -332,8 +370,10 @@ impl NearZero {
             let own = [simd.above(&lanes, 0.0), simd.above(&lanes, TINY)];
             (some, more, tiny) = (some | own[0], more | own[1], tiny | own[0] & !own[1]);
         }
-        let may = (tiny | self.0 & some) != 0;
-        self.0 = (self.0 | tiny) & !more;
+        let tiny = tiny & !self.more;
+        let may = (tiny | self.tiny & some) != 0;
+        self.tiny = (self.tiny | tiny) & !more;
+        self.more |= more;
         may
     }
 }
