@@ -53,18 +53,24 @@ pub(in crate::cpu) fn linear<const N: usize>(isa: Isa, x: &Operand, weights: [Li
     let pairs = (all / (8 * rayon::current_num_threads())).clamp(1, PAIRS);
     let mut out = products.each_ref().map(|p| Matrix::reused(p.rows, p.w.outputs));
     let mut tasks: Vec<(&Product<'_>, Strip<'_>)> = Vec::new();
+    // Two blocks for every thread: one that is done early has more to do.
+    let tiles = x.rows.div_ceil(TILE).div_ceil(2 * rayon::current_num_threads()).min(TILES);
     for (product, out) in products.iter().zip(&mut out) {
-        // Two blocks for every thread: one that is done early has more to do.
-        let tiles = product.tiles.len().div_ceil(2 * rayon::current_num_threads()).min(TILES);
         if product.w.count() <= 2 * PAIRS && tiles >= LEAST_TILES {
             tasks.extend(Strip::blocks(out, tiles).map(|strip| (product, strip)));
         } else {
             tasks.extend(Strip::columns(out, pairs).into_iter().map(|strip| (product, strip)));
         }
     }
+    // What blocks of the same rows make of these is shared.
+    tasks.sort_by_key(|(_, strip)| strip.first);
     let least = (TASK / (x.rows * x.k * 2 * PANEL * pairs).max(1)).max(1);
     tasks.into_par_iter().with_min_len(least).for_each_init(
-        || SPARE.borrow(),
+        || {
+            let mut room = SPARE.borrow();
+            room.apart = None;
+            room
+        },
         |room, (product, strip)| {
             product.strip(isa, strip, room);
         },
@@ -114,8 +120,10 @@ impl<'a> Strip<'a> {
 #[derive(Default)]
 struct Room {
     decoded: [[Scratch; 2]; PAIRS],
-    /// Rows in f32, one tile after another.
+    /// Rows in f32, one tile after another, ...
     floats: Vec<FloatRow>,
+    /// ... which are these tiles of the operand at hand, and of them these steps.
+    apart: Option<[Range<usize>; 2]>,
     /// Of chunks that go on: `[pair of panels][tile]`.
     sums: Vec<Totals<2>>,
     /// `[pair of panels][tile]`.
@@ -127,7 +135,7 @@ static SPARE: Spare<Room> = Spare::new(8 << 20);
 
 impl Reusable for Room {
     fn capacity(&self) -> usize {
-        let Room { decoded, floats, sums, totals } = self;
+        let Room { decoded, floats, apart: _, sums, totals } = self;
         let decoded: usize = decoded.as_flattened().iter().map(Scratch::capacity).sum();
         decoded + capacity(floats) + capacity(sums) + capacity(totals)
     }
@@ -159,9 +167,10 @@ enum Way {
     Pairs,
 }
 
-/// Some tiles of rows, how many rows these hold, and the elements along k to be added.
+/// Some tiles of rows, which of all the first is, how many rows these hold, and the elements along k to be added.
 struct Block<'a> {
     tiles: &'a [(XTile<'a>, Order)],
+    first: usize,
     rows: usize,
     span: Range<usize>,
 }
@@ -262,7 +271,8 @@ impl<'a> Product<'a> {
         add: impl Fn(&Block<'_>, Range<usize>, &mut Room),
     ) {
         let tiles = &self.tiles[first..][..rows.len().div_ceil(TILE)];
-        for (tiles, rows) in tiles.chunks(TILES).zip(rows.chunks_mut(TILES * TILE)) {
+        let firsts = (first..).step_by(TILES);
+        for ((tiles, first), rows) in tiles.chunks(TILES).zip(firsts).zip(rows.chunks_mut(TILES * TILE)) {
             let totals = tiles.len() * pairs.len();
             room.totals.resize(totals.max(room.totals.len()), Totals::ZERO);
             // Whole chunks and whole steps; f32 take chunks in parts.
@@ -274,7 +284,7 @@ impl<'a> Product<'a> {
             let length = (elements / unit).max(1) * unit;
             for start in (0..self.k).step_by(length) {
                 let span = start..self.k.min(start + length);
-                add(&Block { tiles, rows: rows.len(), span }, pairs.clone(), room);
+                add(&Block { tiles, first, rows: rows.len(), span }, pairs.clone(), room);
             }
             let biases: Vec<_> = pairs.clone().map(|pair| [0, 1].map(|p| self.biases(2 * pair + p))).collect();
             for (r, row) in rows.iter_mut().enumerate() {
@@ -303,7 +313,7 @@ impl<'a> Product<'a> {
         &self,
         simd: S,
         configured: Option<&Configured>,
-        &Block { tiles, rows, ref span }: &Block<'_>,
+        &Block { tiles, rows, ref span, .. }: &Block<'_>,
         pairs: Range<usize>,
         Room { decoded, totals, .. }: &mut Room,
     ) {
@@ -346,7 +356,7 @@ impl<'a> Product<'a> {
         &self,
         simd: S,
         quads: usize,
-        &Block { tiles, rows, ref span }: &Block<'_>,
+        &Block { tiles, rows, ref span, .. }: &Block<'_>,
         pairs: Range<usize>,
         Room { decoded: [[first, second], ..], totals, .. }: &mut Room,
     ) {
@@ -372,15 +382,20 @@ impl<'a> Product<'a> {
     fn add_floats<S: Simd>(
         &self,
         simd: S,
-        &Block { tiles, rows, ref span }: &Block<'_>,
+        &Block { tiles, first, rows, ref span }: &Block<'_>,
         pairs: Range<usize>,
-        Room { decoded: [[first, second], ..], floats, sums, totals, .. }: &mut Room,
+        Room { decoded: [scratch, ..], floats, apart, sums, totals }: &mut Room,
     ) {
         let steps = span.start / STEP..span.end.div_ceil(STEP);
         let taken = steps.len() * TILE;
         floats.resize(floats.len().max(tiles.len() * taken), FloatRow::default());
-        for ((x, _), floats) in tiles.iter().zip(floats.chunks_exact_mut(taken)) {
-            take_apart(simd, x, steps.clone(), floats);
+        // Another product of this operand may have done it.
+        let these = Some([first..first + tiles.len(), steps.clone()]);
+        if *apart != these {
+            for ((x, _), floats) in tiles.iter().zip(floats.chunks_exact_mut(taken)) {
+                take_apart(simd, x, steps.clone(), floats);
+            }
+            *apart = these;
         }
         let chunk = self.chunk / STEP;
         let last_pairs = (self.k - 1) % STEP / 2 + 1;
@@ -389,8 +404,9 @@ impl<'a> Product<'a> {
         for (pair, at) in pairs.zip((0..totals.len()).step_by(tiles.len())) {
             let both = self.both(pair);
             let alone = both[0] == both[1];
-            let first = self.w.float_panel(simd, both[0], steps.clone(), first);
-            let w = [first, if alone { first } else { self.w.float_panel(simd, both[1], steps.clone(), second) }];
+            let [room, others] = &mut *scratch;
+            let w = self.w.float_panel(simd, both[0], steps.clone(), room);
+            let w = [w, if alone { w } else { self.w.float_panel(simd, both[1], steps.clone(), others) }];
             for (t, (x, _)) in tiles.iter().enumerate() {
                 let (floats, totals) = (&floats[t * taken..], &mut totals[at + t]);
                 let sums = sums.get_mut(at + t).unwrap_or(&mut whole);
@@ -405,7 +421,7 @@ impl<'a> Product<'a> {
     fn add_words<S: IntegerProducts>(
         &self,
         simd: S,
-        &Block { tiles, rows, ref span }: &Block<'_>,
+        &Block { tiles, rows, ref span, .. }: &Block<'_>,
         pairs: Range<usize>,
         Room { decoded: [[first, second], ..], totals, .. }: &mut Room,
     ) {

@@ -46,8 +46,12 @@ pub(in crate::cpu) fn add(isa: Isa, x: Matrix, y: &Matrix) -> Matrix {
     assert_eq!((x.rows(), x.columns()), (y.rows(), y.columns()), "matrices to add have one shape");
     in_place(x, |first, rows| {
         dispatch!(isa, simd => {
-            let _ = simd;
-            for (x, y) in rows.iter_mut().zip(values_from(y, first)) {
+            let (others, last) = values_from(y, first)[..rows.len()].as_chunks();
+            let (vectors, rest) = rows.as_chunks_mut();
+            for (x, y) in vectors.iter_mut().zip(others) {
+                simd.round(simd.add(simd.floats_of(x), simd.floats_of(y)), x);
+            }
+            for (x, y) in rest.iter_mut().zip(last) {
                 *x = round(float(*x) + float(*y));
             }
         });
@@ -60,26 +64,41 @@ fn values_from(x: &Matrix, row: usize) -> &[bf16] {
     &x.values()[row * x.columns()..]
 }
 
-/// The reference's silu of every bf16, by its bits: to look it up spares an exponential in f64 and a division. A slice, though its
-/// length is known: without a check of bounds the compiler gathers look-ups in vectors, which takes twice as long.
-static SILU: LazyLock<Box<[bf16]>> = LazyLock::new(|| {
+/// The reference's silu of every bf16, by its bits, and one more number: to look it up spares an exponential in f64 and a division.
+static SILU: LazyLock<Box<[bf16; (1 << 16) + 1]>> = LazyLock::new(|| {
     let each = (0..=u16::MAX).map(|bits| bf16::from_f32(silu(float(bf16::from_bits(bits)))));
-    each.collect()
+    let all: Box<[bf16]> = each.chain([bf16::ZERO]).collect();
+    all.try_into().expect("one of every number")
 });
 
 pub(in crate::cpu) fn gated(isa: Isa, gate: Matrix, up: &Matrix) -> Matrix {
     assert_eq!((gate.rows(), gate.columns()), (up.rows(), up.columns()), "gate and up have one shape");
-    let activated = &**SILU;
+    let table = &**SILU;
     in_place(gate, |first, rows| {
         dispatch!(isa, simd => {
-            let _ = simd;
-            // The look-ups first, one by one; what follows is done in vectors.
-            rows.iter_mut().for_each(|gate| *gate = activated[usize::from(gate.to_bits())]);
-            for (gate, up) in rows.iter_mut().zip(values_from(up, first)) {
-                *gate = round(float(*gate) * float(*up));
+            let up = &values_from(up, first)[..rows.len()];
+            if simd.gathers() {
+                let ((vectors, rest), (ups, last)) = (rows.as_chunks_mut(), up.as_chunks());
+                for (gate, up) in vectors.iter_mut().zip(ups) {
+                    simd.round(simd.mul(simd.look_up(table, gate), simd.floats_of(up)), gate);
+                }
+                gate_each(table, rest, last);
+            } else {
+                gate_each(table, rows, up);
             }
         });
     })
+}
+
+/// Products of silu of the gates, from its table, with what is beside them, in place.
+#[inline(always)]
+fn gate_each(table: &[bf16], gates: &mut [bf16], up: &[bf16]) {
+    // The look-ups first, one by one; what follows is done in vectors. Were the length of the table known, the compiler would see no
+    // need to check bounds and make vectors of look-ups too, which takes twice as long.
+    gates.iter_mut().for_each(|gate| *gate = table[usize::from(gate.to_bits())]);
+    for (gate, up) in gates.iter_mut().zip(up) {
+        *gate = round(float(*gate) * float(*up));
+    }
 }
 
 pub(in crate::cpu) fn rms_norm(isa: Isa, x: &Matrix, weight: &[bf16], eps: f32) -> Matrix {
@@ -88,7 +107,7 @@ pub(in crate::cpu) fn rms_norm(isa: Isa, x: &Matrix, weight: &[bf16], eps: f32) 
     rows(x.rows(), columns, |first, rows| {
         let x = values_from(x, first);
         dispatch!(isa, simd => {
-            let _ = simd;
+            let (weights, last_weights) = weight.as_chunks();
             // A sum's last additions, its root and its reciprocal wait for each other: those of some rows are done meanwhile.
             for (rows, x) in rows.chunks_mut(TOGETHER * columns).zip(x.chunks(TOGETHER * columns)) {
                 let mut reciprocals = [0.0; TOGETHER];
@@ -99,7 +118,12 @@ pub(in crate::cpu) fn rms_norm(isa: Isa, x: &Matrix, weight: &[bf16], eps: f32) 
                     *reciprocal = 1.0 / (*reciprocal + eps).sqrt();
                 }
                 for ((row, x), reciprocal) in rows.chunks_exact_mut(columns).zip(x.chunks_exact(columns)).zip(reciprocals) {
-                    for ((to, x), w) in row.iter_mut().zip(x).zip(weight) {
+                    let ((row, rest), (x, last), by) = (row.as_chunks_mut(), x.as_chunks(), simd.splat(reciprocal));
+                    for ((to, x), w) in row.iter_mut().zip(x).zip(weights) {
+                        simd.round(simd.mul(simd.floats_of(x), by), to);
+                        simd.round(simd.mul(simd.floats_of(to), simd.floats_of(w)), to);
+                    }
+                    for ((to, x), w) in rest.iter_mut().zip(last).zip(last_weights) {
                         *to = round(rounded(float(*x) * reciprocal) * float(*w));
                     }
                 }
@@ -226,12 +250,14 @@ fn score(logits: &[bf16], target: u32) -> TokenScore {
         lanes.iter_mut().zip(vector).for_each(|(lane, &x)| *lane += math::exp(f64::from(float(x) - max)));
     }
     lanes.iter_mut().zip(tail).for_each(|(lane, &x)| *lane += math::exp(f64::from(float(x) - max)));
-    let (before, target) = (&logits[..target as usize], float(logits[target as usize]));
-    TokenScore {
-        log_probability: f64::from(target) - (f64::from(max) + math::ln(fold(lanes))),
-        // Of several largest the first one counts.
-        greedy: target == max && before.iter().all(|&x| float(x) != max),
-    }
+    let target_logit = float(logits[target as usize]);
+    // Of several largest the first one counts. Sixteen are compared at once, with no way out between them.
+    let greedy = target_logit == max && {
+        let (vectors, rest) = logits[..target as usize].as_chunks::<16>();
+        vectors.iter().all(|v| v.iter().fold(true, |all, &x| all & (float(x) != max)))
+            && rest.iter().all(|&x| float(x) != max)
+    };
+    TokenScore { log_probability: f64::from(target_logit) - (f64::from(max) + math::ln(fold(lanes))), greedy }
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@ macro_rules! avx512_methods {
             fn load_pairs(x: &[u32; LANES]) -> __m512i;
             fn load_values(values: &[bf16]) -> __m512i;
             fn load_words(values: &[bf16]) -> __m512i;
+            fn floats_of(values: &[bf16; LANES]) -> __m512;
             fn store_pairs(x: __m512i, to: &mut [u32; LANES]);
             fn splat_pairs(x: u32) -> __m512i;
             fn above(x: &[f32; LANES], limit: f32) -> u16;
@@ -86,13 +87,14 @@ macro_rules! avx512_methods {
             fn powers(scales: &BlockScales) -> __m512;
             fn exp_of_negative(x: __m512) -> __m512;
             fn exponentials(x: &mut [f32; LANES]);
+            fn look_up(table: &[bf16; (1 << 16) + 1], x: &[bf16; LANES]) -> __m512;
             fn exponentials_of(table: &ExponentialTable, x: &[f32; LANES], by: &[f64; LANES]) -> __m512;
             fn mul_from(least: __m512, a: __m512, b: __m512) -> __m512;
             fn fma_near_zero(a: __m512, b: __m512, c: __m512) -> __m512;
         }
         #[inline(always)]
-        fn exponential_table(self) -> Option<&'static ExponentialTable> {
-            self.0.exponential_table()
+        fn gathers(self) -> bool {
+            self.0.gathers()
         }
         #[inline(always)]
         fn pack_pairs<const BITS: usize>(self, pairs: __m512i, to: &mut [u8]) {
@@ -392,6 +394,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, values.as_ptr().cast())) }
     }
     #[inline(always)]
+    fn floats_of(self, values: &[bf16; LANES]) -> __m512 {
+        self.with_bits(self.shift_left(self.load_words(values), 16))
+    }
+    #[inline(always)]
     fn load_values(self, values: &[bf16]) -> __m512i {
         let some = u32::MAX.checked_shr(32u32.saturating_sub(values.len() as u32)).unwrap_or(0);
         // SAFETY: `self` proves AVX-512; of words that the mask leaves out nothing is read.
@@ -408,8 +414,17 @@ impl Simd for Avx512 {
         unsafe { exponential::exponentials(x) }
     }
     #[inline(always)]
-    fn exponential_table(self) -> Option<&'static ExponentialTable> {
-        gathers_are_fast().then(ExponentialTable::get)
+    fn gathers(self) -> bool {
+        gathers_are_fast()
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[bf16; (1 << 16) + 1], x: &[bf16; LANES]) -> __m512 {
+        // SAFETY: `self` proves AVX-512; sixteen bf16 are 256 bits, and of each look-up's 32 bits the second half is the next entry.
+        unsafe {
+            let numbers = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            let found = _mm512_i32gather_epi32::<2>(numbers, table.as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(found))
+        }
     }
     #[inline(always)]
     fn exponentials_of(self, table: &ExponentialTable, x: &[f32; LANES], by: &[f64; LANES]) -> __m512 {

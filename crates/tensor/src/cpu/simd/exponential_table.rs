@@ -19,7 +19,7 @@ const LEAST: f32 = 1.0 / 1024.0;
 const LARGEST: f32 = 90.0;
 
 impl ExponentialTable {
-    pub(super) fn get() -> &'static ExponentialTable {
+    pub(crate) fn get() -> &'static ExponentialTable {
         static TABLE: LazyLock<ExponentialTable> = LazyLock::new(|| {
             let mut table = vec![0.0; 1 << 16];
             for (bits, exponential) in (0..1 << 16).zip(&mut table) {

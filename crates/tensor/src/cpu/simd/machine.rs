@@ -38,7 +38,7 @@ pub(super) fn pairs_are_slow() -> bool {
     !*IS_AMD
 }
 
-/// Whether a vector of look-ups takes much less time than as many of them one by one. It does on an Intel Xeon with AMX, and not on
+/// [`Simd::gathers`](super::Simd::gathers). They do on an Intel Xeon with AMX, and not on
 /// AMD's machines; older ones of Intel must wait at every gather for the sake of security.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX-512 gathers"))]
 pub(super) fn gathers_are_fast() -> bool {

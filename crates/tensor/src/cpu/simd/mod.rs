@@ -73,7 +73,7 @@ use std::sync::atomic::compiler_fence;
 use half::bf16;
 use microscale_formats::ElementFormat;
 
-use super::kernel::bf16::{pair, round, rounded};
+use super::kernel::bf16::{float, pair, round, rounded};
 use super::kernel::operand::pairs_of_floats;
 use crate::math;
 use codes::{BYTE_BIAS, BlockScales, ByteTable, CodeTable, IntegerTable, StepCodes};
@@ -156,6 +156,15 @@ pub(crate) trait Simd: Copy + Send + Sync {
         let mut lanes = [0; LANES];
         lanes.iter_mut().zip(values).for_each(|(lane, x)| *lane = u32::from(x.to_bits()));
         self.load_pairs(&lanes)
+    }
+    /// Sixteen values as `f32`.
+    #[inline(always)]
+    fn floats_of(self, values: &[bf16; LANES]) -> Self::F32 {
+        let mut floats = [0.0; LANES];
+        for (to, &x) in floats.iter_mut().zip(values) {
+            *to = float(x);
+        }
+        self.load(&floats)
     }
     fn store_pairs(self, x: Self::Pairs, to: &mut [u32; LANES]);
     fn splat_pairs(self, x: u32) -> Self::Pairs;
@@ -394,10 +403,19 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn exponentials(self, x: &mut [f32; LANES]) {
         self.store(self.exp_of_negative(self.load(x)), x);
     }
-    /// For [`exponentials_of`](Self::exponentials_of), where that takes less time.
+    /// Whether a vector of look-ups takes much less time than as many of them one by one.
     #[inline(always)]
-    fn exponential_table(self) -> Option<&'static ExponentialTable> {
-        None
+    fn gathers(self) -> bool {
+        false
+    }
+    /// What a table has for bf16 numbers, by their bits, as `f32`.
+    #[inline(always)]
+    fn look_up(self, table: &[bf16; (1 << 16) + 1], x: &[bf16; LANES]) -> Self::F32 {
+        let mut found = [0.0; LANES];
+        for (found, x) in found.iter_mut().zip(x) {
+            *found = float(table[usize::from(x.to_bits())]);
+        }
+        self.load(&found)
     }
     /// The exponentials of bf16 numbers in f64, each times another of the table, as `f32`.
     #[inline(always)]

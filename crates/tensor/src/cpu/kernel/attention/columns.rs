@@ -170,7 +170,7 @@ impl Columns {
     /// The exponentials of all tokens' scores over the largest, in place, and their sums, in softmax's order.
     #[inline(always)]
     fn exponentials<S: Simd>(&mut self, simd: S, tokens: usize, largest: S::F32) -> S::F32 {
-        let table = simd.exponential_table();
+        let table = simd.gathers().then(ExponentialTable::get);
         let (mut lanes, mut found) = ([0.0; LANES], [Column([0.0; TILE]); LANES]);
         simd.store(largest, &mut lanes);
         let by = table.map_or([0.0; LANES], |table| table.of_negated(&lanes));
