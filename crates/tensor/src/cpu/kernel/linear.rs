@@ -404,9 +404,9 @@ impl<'a> Product<'a> {
         for (pair, at) in pairs.zip((0..totals.len()).step_by(tiles.len())) {
             let both = self.both(pair);
             let alone = both[0] == both[1];
-            let [room, others] = &mut *scratch;
-            let w = self.w.float_panel(simd, both[0], steps.clone(), room);
-            let w = [w, if alone { w } else { self.w.float_panel(simd, both[1], steps.clone(), others) }];
+            let [first, second] = &mut *scratch;
+            let w = self.w.float_panel(simd, both[0], steps.clone(), first);
+            let w = [w, if alone { w } else { self.w.float_panel(simd, both[1], steps.clone(), second) }];
             for (t, (x, _)) in tiles.iter().enumerate() {
                 let (floats, totals) = (&floats[t * taken..], &mut totals[at + t]);
                 let sums = sums.get_mut(at + t).unwrap_or(&mut whole);
