@@ -11,7 +11,7 @@ use half::bf16;
 use super::avx2::prefetch_ahead;
 use super::codes::{BlockScales, ByteTable, CodeTable, IntegerTable, StepCodes};
 use super::machine::gathers_are_fast;
-use super::{ExponentialTable, IntegerProducts, LANES, Simd, exponential};
+use super::{OverLargest, IntegerProducts, LANES, Simd, exponential};
 use decoding::fours;
 pub(super) use decoding::interleave;
 
@@ -88,7 +88,7 @@ macro_rules! avx512_methods {
             fn exp_of_negative(x: __m512) -> __m512;
             fn exponentials(x: &mut [f32; LANES]);
             fn look_up(table: &[bf16; (1 << 16) + 1], x: &[bf16; LANES]) -> __m512;
-            fn exponentials_of(table: &ExponentialTable, x: &[f32; LANES], by: &[f64; LANES]) -> __m512;
+            fn exponentials_over(largest: &OverLargest, x: &[f32; LANES]) -> __m512;
             fn mul_from(least: __m512, a: __m512, b: __m512) -> __m512;
             fn fma_near_zero(a: __m512, b: __m512, c: __m512) -> __m512;
         }
@@ -117,6 +117,13 @@ pub(super) use avx512_methods;
 pub(super) fn widened(x: __m512) -> [__m512d; 2] {
     // SAFETY: called with a proof of AVX-512 at hand only.
     unsafe { [_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x))] }
+}
+
+/// The same the other way, rounded.
+#[inline(always)]
+pub(super) fn narrowed(halves: [__m512d; 2]) -> __m512 {
+    // SAFETY: called with a proof of AVX-512 at hand only.
+    unsafe { _mm512_insertf32x8::<1>(_mm512_castps256_ps512(_mm512_cvtpd_ps(halves[0])), _mm512_cvtpd_ps(halves[1])) }
 }
 
 /// The nearest bf16, ties to even; of numbers that are not negative subnormal ones as zero, if they are to be flushed.
@@ -427,9 +434,9 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn exponentials_of(self, table: &ExponentialTable, x: &[f32; LANES], by: &[f64; LANES]) -> __m512 {
+    fn exponentials_over(self, largest: &OverLargest, x: &[f32; LANES]) -> __m512 {
         // SAFETY: `self` proves AVX-512.
-        unsafe { exponential::looked_up(table, x, by) }
+        unsafe { exponential::looked_up(largest, x) }
     }
     #[inline(always)]
     fn mul_from(self, least: __m512, a: __m512, b: __m512) -> __m512 {
@@ -444,9 +451,7 @@ impl Simd for Avx512 {
         // SAFETY: `self` proves AVX-512.
         unsafe {
             let [a, b, c] = [widened(a), widened(b), widened(c)];
-            let low = _mm512_cvtpd_ps(_mm512_fmadd_pd(a[0], b[0], c[0]));
-            let high = _mm512_cvtpd_ps(_mm512_fmadd_pd(a[1], b[1], c[1]));
-            _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high)
+            narrowed([_mm512_fmadd_pd(a[0], b[0], c[0]), _mm512_fmadd_pd(a[1], b[1], c[1])])
         }
     }
     #[inline(always)]

@@ -10,7 +10,7 @@ use super::avx512::{Avx512, avx512_methods, interleave};
 use super::avx512vnni::Avx512Vnni;
 use super::codes::{BlockScales, ByteTable, CodeTable, IntegerTable, PairTable, StepCodes};
 use super::machine::pairs_are_slow;
-use super::{ExponentialTable, IntegerProducts, LANES, Simd};
+use super::{IntegerProducts, LANES, OverLargest, Simd};
 
 /// Proof of AVX-512 with VBMI, VNNI and BF16, the latter adding in the canonical order.
 #[derive(Clone, Copy)]

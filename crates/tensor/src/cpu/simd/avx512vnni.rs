@@ -7,7 +7,7 @@ use half::bf16;
 
 use super::avx512::{Avx512, avx512_methods};
 use super::codes::{BlockScales, ByteTable, CodeTable, IntegerTable, StepCodes};
-use super::{ExponentialTable, IntegerProducts, LANES, Simd};
+use super::{IntegerProducts, LANES, OverLargest, Simd};
 
 /// Proof of AVX-512 with VNNI: sums of products of integers in one instruction.
 #[derive(Clone, Copy)]

@@ -5,8 +5,8 @@
 use std::arch::x86_64::*;
 use std::f64::consts::LOG2_E;
 
-use super::avx512::widened;
-use super::{ExponentialTable, LANES, LEAST_EXPONENT};
+use super::avx512::{narrowed, widened};
+use super::{LANES, LEAST_EXPONENT, OverLargest};
 use crate::math::SHIFT;
 
 /// Parts of a power of two that the table tells apart.
@@ -116,21 +116,20 @@ unsafe fn exp(x: __m512d, [low, high]: [__m512d; 2]) -> __m256 {
     }
 }
 
-/// Exponentials of bf16 numbers from the table, each times another.
+/// Exponentials of bf16 numbers over the largest ones, from the table.
 ///
 /// # Safety
 /// As above.
 #[inline(always)]
-pub(super) unsafe fn looked_up(table: &ExponentialTable, x: &[f32; LANES], by: &[f64; LANES]) -> __m512 {
+pub(super) unsafe fn looked_up(OverLargest { table, by }: &OverLargest, x: &[f32; LANES]) -> __m512 {
     let entries = table.entries().as_ptr();
     // SAFETY: the caller's; sixteen numbers each are loaded, and there is an entry for all of 16 bits.
     unsafe {
         let numbers = _mm512_srli_epi32::<16>(_mm512_loadu_si512(x.as_ptr().cast()));
         let first = _mm512_i32gather_pd::<8>(_mm512_castsi512_si256(numbers), entries);
         let second = _mm512_i32gather_pd::<8>(_mm512_extracti32x8_epi32::<1>(numbers), entries);
-        let first = _mm512_cvtpd_ps(_mm512_mul_pd(first, _mm512_loadu_pd(by.as_ptr())));
-        let second = _mm512_cvtpd_ps(_mm512_mul_pd(second, _mm512_loadu_pd(by.as_ptr().add(LANES / 2))));
-        _mm512_insertf32x8::<1>(_mm512_castps256_ps512(first), second)
+        let by = [_mm512_loadu_pd(by.as_ptr()), _mm512_loadu_pd(by.as_ptr().add(LANES / 2))];
+        narrowed([_mm512_mul_pd(first, by[0]), _mm512_mul_pd(second, by[1])])
     }
 }
 

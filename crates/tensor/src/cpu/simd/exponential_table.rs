@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::LANES;
+use super::{LANES, LEAST_EXPONENT};
 use crate::math;
 
 /// e^x of every bf16 number x, by its bits, for e^(x − y) as the product of e^x and e^−y where y is the largest of such x.
@@ -15,7 +15,7 @@ pub(crate) struct ExponentialTable(Box<[f64; 1 << 16]>);
 
 /// With a difference of less than 128, multiples of 2^-7 of this have 24 bits.
 const LEAST: f32 = 1.0 / 1024.0;
-/// Times the exponential of −200, of which there is none less but zero, that of this becomes zero in f32.
+/// Times the exponential of [`LEAST_EXPONENT`], of which there is none less but zero, that of this becomes zero in f32.
 const LARGEST: f32 = 90.0;
 
 impl ExponentialTable {
@@ -36,14 +36,14 @@ impl ExponentialTable {
         self.0[(x.to_bits() >> 16) as usize]
     }
 
-    /// Those of the negated numbers.
+    /// What makes of it the exponentials of numbers over the largest ones, lane by lane.
     #[inline(always)]
-    pub(crate) fn of_negated(&self, x: &[f32; LANES]) -> [f64; LANES] {
-        let mut exponentials = [0.0; LANES];
-        for (exponential, &x) in exponentials.iter_mut().zip(x) {
-            *exponential = self.of(-x);
+    pub(crate) fn over(&'static self, largest: &[f32; LANES]) -> OverLargest {
+        let mut by = [0.0; LANES];
+        for (by, &largest) in by.iter_mut().zip(largest) {
+            *by = self.of(-largest);
         }
-        exponentials
+        OverLargest { table: self, by }
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -53,12 +53,18 @@ impl ExponentialTable {
     }
 }
 
+/// The table, and the exponentials of the largest numbers negated.
+pub(crate) struct OverLargest {
+    pub(super) table: &'static ExponentialTable,
+    pub(super) by: [f64; LANES],
+}
+
 fn entry(x: f32) -> f64 {
     if x.is_nan() {
         f64::NAN
     } else if x > LARGEST || x != 0.0 && x.abs() < LEAST {
         f64::INFINITY
-    } else if x < -200.0 {
+    } else if x < LEAST_EXPONENT {
         0.0
     } else {
         math::exp(f64::from(x))
@@ -90,7 +96,7 @@ mod tests {
         let every = |step: usize| (0..1u32 << 16).step_by(step).map(|bits| f32::from_bits(bits << 16));
         let mut looked_up = 0;
         for largest in every(37).chain([0.0, f32::INFINITY, f32::NEG_INFINITY, 90.0, -90.0]) {
-            let by = table.of_negated(&[largest; LANES])[0];
+            let by = table.over(&[largest; LANES]).by[0];
             for x in every(41).chain([largest, 0.0, f32::NEG_INFINITY]).filter(|&x| x <= largest || x.is_nan()) {
                 let (product, expected) = ((table.of(x) * by) as f32, math::exp_of_negative(x - largest));
                 if (0.0..=1.0).contains(&product) {

@@ -73,12 +73,12 @@ use std::sync::atomic::compiler_fence;
 use half::bf16;
 use microscale_formats::ElementFormat;
 
-use super::kernel::bf16::{float, pair, round, rounded};
+use super::kernel::bf16::{float, floats as widen, pair, round, rounded};
 use super::kernel::operand::pairs_of_floats;
 use crate::math;
 use codes::{BYTE_BIAS, BlockScales, ByteTable, CodeTable, IntegerTable, StepCodes};
 pub(crate) use dispatch::*;
-pub(crate) use exponential_table::ExponentialTable;
+pub(crate) use exponential_table::{ExponentialTable, OverLargest};
 pub use isa::{Isa, UnsupportedIsa};
 pub(crate) use machine::code_stride;
 
@@ -161,9 +161,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     #[inline(always)]
     fn floats_of(self, values: &[bf16; LANES]) -> Self::F32 {
         let mut floats = [0.0; LANES];
-        for (to, &x) in floats.iter_mut().zip(values) {
-            *to = float(x);
-        }
+        widen(values, &mut floats);
         self.load(&floats)
     }
     fn store_pairs(self, x: Self::Pairs, to: &mut [u32; LANES]);
@@ -417,12 +415,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
         }
         self.load(&found)
     }
-    /// The exponentials of bf16 numbers in f64, each times another of the table, as `f32`.
+    /// The exponentials of bf16 numbers over the largest ones, as products of two.
     #[inline(always)]
-    fn exponentials_of(self, table: &ExponentialTable, x: &[f32; LANES], by: &[f64; LANES]) -> Self::F32 {
+    fn exponentials_over(self, largest: &OverLargest, x: &[f32; LANES]) -> Self::F32 {
         let mut exponentials = [0.0; LANES];
-        for (exponential, (&x, by)) in exponentials.iter_mut().zip(x.iter().zip(by)) {
-            *exponential = (table.of(x) * by) as f32;
+        for (exponential, (&x, by)) in exponentials.iter_mut().zip(x.iter().zip(largest.by)) {
+            *exponential = (largest.table.of(x) * by) as f32;
         }
         self.load(&exponentials)
     }

@@ -241,15 +241,15 @@ fn look_ups_are_the_same_everywhere() {
     for isa in Isa::available() {
         for first in (0..=u16::MAX).step_by(LANES) {
             let x: [bf16; LANES] = std::array::from_fn(|i| bf16::from_bits(first + i as u16));
-            let by = exponentials.of_negated(&x.map(|x| f32::from(bf16::from_f32(-1.5 - f32::from(x) / 3.0))));
+            let over = exponentials.over(&x.map(|x| f32::from(bf16::from_f32(-1.5 - f32::from(x) / 3.0))));
             let mut found = [[0.0; LANES]; 2];
             dispatch!(isa, simd => simd.vectorize(|| {
                 simd.store(simd.look_up(&table, &x), &mut found[0]);
-                simd.store(simd.exponentials_of(exponentials, &x.map(f32::from), &by), &mut found[1]);
+                simd.store(simd.exponentials_over(&over, &x.map(f32::from)), &mut found[1]);
             }));
             for i in 0..LANES {
                 let number = usize::from(x[i].to_bits());
-                let expected = [f32::from(table[number]), (exponentials.of(f32::from(x[i])) * by[i]) as f32];
+                let expected = [f32::from(table[number]), (exponentials.of(f32::from(x[i])) * over.by[i]) as f32];
                 for (found, expected) in [found[0][i], found[1][i]].into_iter().zip(expected) {
                     let same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
                     assert!(same, "{isa}: of {:e} {found:e}, not {expected:e}", x[i]);

@@ -16,7 +16,7 @@ use super::super::sides::{PANEL, STEP, TILE};
 use super::super::softmax::from_lane;
 use super::Task;
 use super::queries::Queries;
-use crate::cpu::simd::{ExponentialTable, LANES, LEAST_EXPONENT, Simd};
+use crate::cpu::simd::{ExponentialTable, LANES, LEAST_EXPONENT, OverLargest, Simd};
 use crate::reference::PLAIN_CHUNK;
 use crate::spare::capacity;
 
@@ -170,17 +170,16 @@ impl Columns {
     /// The exponentials of all tokens' scores over the largest, in place, and their sums, in softmax's order.
     #[inline(always)]
     fn exponentials<S: Simd>(&mut self, simd: S, tokens: usize, largest: S::F32) -> S::F32 {
-        let table = simd.gathers().then(ExponentialTable::get);
         let (mut lanes, mut found) = ([0.0; LANES], [Column([0.0; TILE]); LANES]);
         simd.store(largest, &mut lanes);
-        let by = table.map_or([0.0; LANES], |table| table.of_negated(&lanes));
+        let over = if simd.gathers() { Some(ExponentialTable::get().over(&lanes)) } else { None };
         let mut sums = [simd.splat(0.0); LANES];
         let groups = &mut self.scores.as_chunks_mut::<LANES>().0[..tokens.div_ceil(LANES)];
         for (group, scores) in groups.iter_mut().enumerate() {
             let (some, rest) = scores.split_at_mut(LANES.min(tokens - group * LANES));
             let found = &mut found[..some.len()];
-            if let Some(table) = table
-                && looked_up(simd, table, some, &by, found)
+            if let Some(over) = &over
+                && looked_up(simd, over, some, found)
             {
                 some.copy_from_slice(found);
             } else {
@@ -247,18 +246,12 @@ impl Columns {
     }
 }
 
-/// The exponentials of scores over the largest, the exponential of which negated is `by`; whether they could be looked up.
+/// The exponentials of scores over the largest; whether they could be looked up.
 #[inline(always)]
-fn looked_up<S: Simd>(
-    simd: S,
-    table: &ExponentialTable,
-    scores: &[Column],
-    by: &[f64; TILE],
-    to: &mut [Column],
-) -> bool {
+fn looked_up<S: Simd>(simd: S, over: &OverLargest, scores: &[Column], to: &mut [Column]) -> bool {
     let mut largest = simd.splat_pairs(0);
     for (scores, to) in scores.iter().zip(to) {
-        let exponentials = simd.exponentials_of(table, &scores.0, by);
+        let exponentials = simd.exponentials_over(over, &scores.0);
         simd.store(exponentials, &mut to.0);
         largest = simd.max_bits(simd.bits(exponentials), largest);
     }
